@@ -1,0 +1,430 @@
+"""The sparse core: score, normalize and propagate over the edges of a graph; one definition per op, several backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from graphattn._optional import is_available, require
+from graphattn.ops import csr, reference, scatter
+from graphattn.ops.layout import Layout, check_edge_index, check_range
+
+_BACKENDS: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter}
+
+
+def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Tensor:
+    r"""Compute the dot product of the two ends of every edge (sampled dense-dense product).
+
+    .. math:: s_{e} = \mathbf{q}_i^{\top} \mathbf{k}_j \quad \text{for edge } e = (j, i)
+
+    Args:
+        q: Queries of the targets.
+        k: Keys of the sources.
+        edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout`` such as an
+            ``Affinity``.
+        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
+
+    Shapes:
+        - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)`, ``edge_index`` :math:`(2, E)`
+        - **output:** :math:`(E, H)`, in the caller's edge order
+
+    Returns:
+        The unscaled products, in the dtype of the inputs; sums are taken in at least float32.
+
+    Raises:
+        ValueError: If a shape, a device or an index does not fit, or the backend cannot serve the call.
+        TypeError: If an input is not a floating-point tensor or ``edge_index`` not an integer one.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1], [1, 0]])
+        >>> x = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
+        >>> sddmm(x, x, edges).flatten().tolist()
+        [11.0, 11.0]
+    """
+    _check_nodes(q=q, k=k)
+    _check_sizes("k", k, heads=q.size(1), channels=q.size(2))
+    layout = as_layout(edge_index, q.size(0), k.size(0))
+    _check_device(layout, q=q, k=k)
+    with _accumulating(q, k) as ((q, k), dtype):
+        return _backend(backend, layout).sddmm(q, k, layout).to(dtype)
+
+
+def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = None, backend: str = "auto") -> Tensor:
+    r"""Sum weighted source features into the targets (sparse-dense product): one hop over an affinity.
+
+    .. math:: \mathbf{y}_i = \sum_{e = (j, i)} w_e \, \mathbf{x}_j
+
+    Args:
+        weights: One weight per edge and head, in the caller's edge order.
+        x: Features of the sources.
+        edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout``.
+        num_rows: Number of targets :math:`N`; by default that of the layout, else as many as ``x`` has rows.
+        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
+
+    Shapes:
+        - **input:** ``weights`` :math:`(E, H)`, ``x`` :math:`(M, H, C)`, ``edge_index`` :math:`(2, E)`
+        - **output:** :math:`(N, H, C)`
+
+    Returns:
+        The sums; targets without edges get 0 and parallel edges add up. Sums are taken in at least float32.
+
+    Raises:
+        ValueError: If a shape, a device or an index does not fit, or the backend cannot serve the call.
+        TypeError: If an input is not a floating-point tensor or ``edge_index`` not an integer one.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 2], [1, 0, 0]])
+        >>> x = torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1)
+        >>> spmm(torch.full((3, 1), 0.5), x, edges).flatten().tolist()
+        [55.0, 0.5, 0.0]
+    """
+    _check_nodes(x=x)
+    if num_rows is None and isinstance(edge_index, Tensor):
+        num_rows = x.size(0)
+    layout = as_layout(edge_index, num_rows, x.size(0))
+    _check_edges("weights", weights, layout, heads=x.size(1))
+    _check_device(layout, weights=weights, x=x)
+    with _accumulating(weights, x) as ((weights, x), dtype):
+        return _backend(backend, layout).spmm(weights, x, layout).to(dtype)
+
+
+def edge_softmax(scores: Tensor, edge_index: Any, *, num_rows: int | None = None, backend: str = "auto") -> Tensor:
+    r"""Normalize edge scores over the incoming edges of each target.
+
+    .. math:: p_e = \frac{\exp(s_e - m_i)}{\sum_{e' \to i} \exp(s_{e'} - m_i)}, \quad m_i = \max_{e' \to i} s_{e'}
+
+    Args:
+        scores: One score per edge and head, in the caller's edge order; ``-inf`` removes an edge.
+        edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout``.
+        num_rows: Number of targets :math:`N`; needed when ``edge_index`` is a plain tensor.
+        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
+
+    Shapes:
+        - **input:** ``scores`` :math:`(E, H)`, ``edge_index`` :math:`(2, E)`
+        - **output:** :math:`(E, H)`
+
+    Returns:
+        Weights that sum to 1 over each target's edges. A target whose scores are all ``-inf`` is empty: weights and
+        gradients are 0. NaN or ``+inf`` in a score makes the weights of that target and head NaN, and no others.
+        Maximum and sum are taken in at least float32.
+
+    Raises:
+        ValueError: If a shape, a device or an index does not fit, ``num_rows`` is missing, or the backend cannot
+            serve the call.
+        TypeError: If ``scores`` is not a floating-point tensor or ``edge_index`` not an integer one.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 2], [0, 0, 1]])
+        >>> edge_softmax(torch.zeros(3, 1), edges, num_rows=2).flatten().tolist()
+        [0.5, 0.5, 1.0]
+    """
+    if isinstance(edge_index, Tensor):
+        if num_rows is None:
+            raise ValueError("num_rows is None; pass the number of targets, which a plain edge_index does not tell")
+        check_edge_index(edge_index)
+        # Only targets matter: with every edge as its own source no bound on the real sources is needed.
+        sources = torch.arange(edge_index.size(1), device=edge_index.device)
+        layout = Layout(torch.stack([sources, edge_index[1].long()]), num_rows, edge_index.size(1))
+    else:
+        layout = as_layout(edge_index, num_rows, None)
+    _check_edges("scores", scores, layout)
+    _check_device(layout, scores=scores)
+    with _accumulating(scores) as ((scores,), dtype):
+        return _backend(backend, layout).edge_softmax(scores, layout).to(dtype)
+
+
+@overload
+def edge_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    edge_index: Any,
+    *,
+    scale: float | None = ...,
+    bias: Tensor | None = ...,
+    edge_attr: Tensor | None = ...,
+    edge_proj: Tensor | None = ...,
+    dropout: float = ...,
+    return_weights: Literal[False] = ...,
+    backend: str = ...,
+) -> Tensor: ...
+@overload
+def edge_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    edge_index: Any,
+    *,
+    scale: float | None = ...,
+    bias: Tensor | None = ...,
+    edge_attr: Tensor | None = ...,
+    edge_proj: Tensor | None = ...,
+    dropout: float = ...,
+    return_weights: bool,
+    backend: str = ...,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+def edge_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    edge_index: Any,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_proj: Tensor | None = None,
+    dropout: float = 0.0,
+    return_weights: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Attend along the edges of a graph: scaled dot products, softmax over each target's edges, weighted sum.
+
+    .. math::
+        \mathbf{o}_i = \sum_{e=(j,i)} p_e (\mathbf{v}_j + \mathbf{W}\mathbf{e}_e), \quad
+        p_e = \operatorname{softmax}_{e \to i}\left(
+        \tau\,\mathbf{q}_i^{\top}(\mathbf{k}_j + \mathbf{W}\mathbf{e}_e) + b_e\right)
+
+    On a complete graph this is ``torch.nn.functional.scaled_dot_product_attention``. The ``csr`` backend needs time
+    :math:`O(E H C)` and memory :math:`O(N H C + E H)`; ``reference`` and ``scatter`` need :math:`O(E H C)` memory.
+
+    Args:
+        q: Queries of the targets.
+        k: Keys of the sources.
+        v: Values of the sources.
+        edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout`` such as an
+            ``Affinity``, which keeps the sorted form between calls.
+        scale: Factor :math:`\tau` of the products; :math:`1/\sqrt{C}` by default.
+        bias: Added to the scores; ``-inf`` removes an edge.
+        edge_attr: Edge features :math:`\mathbf{e}`, added to keys and values after projection.
+        edge_proj: Their projection :math:`\mathbf{W}`, one matrix a head; needed with ``edge_attr``.
+        dropout: Probability of dropping a weight; kept weights are divided by ``1 - dropout``. The mask is drawn from
+            torch's global generator in the caller's edge order.
+        return_weights: Whether to also return the weights, as they were before dropout.
+        backend: ``"auto"`` (``csr`` on the CPU; on CUDA ``scatter`` if installed, else ``reference``),
+            ``"reference"``, ``"csr"`` or ``"scatter"``.
+
+    Shapes:
+        - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)`, ``v`` :math:`(M, H, C_v)`, ``edge_index``
+          :math:`(2, E)`, ``bias`` :math:`(E, H)`, ``edge_attr`` :math:`(E, D)`, ``edge_proj`` :math:`(H, C, D)`
+        - **output:** :math:`(N, H, C_v)`, and weights :math:`(E, H)` in the caller's edge order
+
+    Returns:
+        The attended values, and the weights if asked for. Targets without edges get 0. Everything is computed in at
+        least float32 and cast back once.
+
+    Raises:
+        ValueError: If a shape, a device or an index does not fit, ``dropout`` lies outside [0, 1], or the backend
+            cannot serve the call.
+        TypeError: If an input is not a floating-point tensor or ``edge_index`` not an integer one.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 2], [0, 0, 1]])
+        >>> x = torch.tensor([1.0, 3.0, 5.0]).view(3, 1, 1)
+        >>> edge_attention(torch.zeros(3, 1, 1), x, x, edges).flatten().tolist()
+        [2.0, 5.0, 0.0]
+
+    Reference:
+        Vaswani et al., "Attention Is All You Need", 2017; Shi et al., "Masked Label Prediction", 2021 (edge features).
+    """
+    _check_nodes(q=q, k=k, v=v)
+    _check_sizes("k", k, rows=v.size(0), heads=q.size(1), channels=q.size(2))
+    _check_sizes("v", v, heads=q.size(1))
+    layout = as_layout(edge_index, q.size(0), k.size(0))
+    if bias is not None:
+        _check_edges("bias", bias, layout, heads=q.size(1))
+    _check_edge_features(edge_attr, edge_proj, layout, heads=q.size(1), channels=q.size(2))
+    _check_sizes("v", v, channels=q.size(2) if edge_attr is not None else None)
+    _check_device(layout, q=q, k=k, v=v, bias=bias, edge_attr=edge_attr, edge_proj=edge_proj)
+    keep = keep_mask(layout.num_edges, q.size(1), dropout, q.device)
+    scale = q.size(2) ** -0.5 if scale is None else scale
+    with _accumulating(q, k, v, bias, edge_attr, edge_proj) as ((q, k, v, bias, edge_attr, edge_proj), dtype):
+        out, weights = _backend(backend, layout).attention(
+            q, k, v, layout, scale, bias, keep, edge_attr, edge_proj, return_weights
+        )
+        out = _rescale(out, dropout).to(dtype)
+    return (out, weights.to(dtype)) if return_weights else out
+
+
+def edge_aggregate(
+    scores: Tensor,
+    v: Tensor,
+    edge_index: Any,
+    *,
+    num_rows: int | None = None,
+    edge_attr: Tensor | None = None,
+    edge_proj: Tensor | None = None,
+    dropout: float = 0.0,
+    return_weights: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Attend with scores of your own: softmax over each target's edges, then the weighted sum of the values.
+
+    .. math::
+        \mathbf{o}_i = \sum_{e=(j,i)} p_e (\mathbf{v}_j + \mathbf{W}\mathbf{e}_e), \quad
+        p = \operatorname{softmax}_{e \to i}(s)
+
+    Args:
+        scores: One score per edge and head, in the caller's edge order; ``-inf`` removes an edge.
+        v: Values of the sources.
+        edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout``.
+        num_rows: Number of targets :math:`N`; by default that of the layout, else as many as ``v`` has rows.
+        edge_attr: Edge features :math:`\mathbf{e}`, added to the values after projection.
+        edge_proj: Their projection :math:`\mathbf{W}`, one matrix a head; needed with ``edge_attr``.
+        dropout: Probability of dropping a weight, as in :func:`edge_attention`.
+        return_weights: Whether to also return the weights, as they were before dropout.
+        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
+
+    Shapes:
+        - **input:** ``scores`` :math:`(E, H)`, ``v`` :math:`(M, H, C)`, ``edge_index`` :math:`(2, E)`, ``edge_attr``
+          :math:`(E, D)`, ``edge_proj`` :math:`(H, C, D)`
+        - **output:** :math:`(N, H, C)`, and weights :math:`(E, H)` in the caller's edge order
+
+    Returns:
+        The attended values, and the weights if asked for. Targets without edges get 0.
+
+    Raises:
+        ValueError: If a shape, a device or an index does not fit, ``dropout`` lies outside [0, 1], or the backend
+            cannot serve the call.
+        TypeError: If an input is not a floating-point tensor or ``edge_index`` not an integer one.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1], [0, 0]])
+        >>> scores = torch.tensor([[0.0], [3.0]]).log()
+        >>> edge_aggregate(scores, torch.tensor([[[7.0]], [[9.0]]]), edges).flatten().tolist()
+        [9.0, 0.0]
+    """
+    _check_nodes(v=v)
+    if num_rows is None and isinstance(edge_index, Tensor):
+        num_rows = v.size(0)
+    layout = as_layout(edge_index, num_rows, v.size(0))
+    _check_edges("scores", scores, layout, heads=v.size(1))
+    _check_edge_features(edge_attr, edge_proj, layout, heads=v.size(1), channels=v.size(2))
+    _check_device(layout, scores=scores, v=v, edge_attr=edge_attr, edge_proj=edge_proj)
+    keep = keep_mask(layout.num_edges, v.size(1), dropout, v.device)
+    with _accumulating(scores, v, edge_attr, edge_proj) as ((scores, v, edge_attr, edge_proj), dtype):
+        out, weights = _backend(backend, layout).aggregate(
+            scores, v, layout, keep, edge_attr, edge_proj, return_weights
+        )
+        out = _rescale(out, dropout).to(dtype)
+    return (out, weights.to(dtype)) if return_weights else out
+
+
+def keep_mask(num_edges: int, num_heads: int, dropout: float, device: torch.device) -> Tensor | None:
+    """Draw which weights survive dropout, one bool per edge (caller's order) and head; ``None`` keeps all."""
+    if not 0.0 <= dropout <= 1.0:
+        raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1]")
+    return torch.rand(num_edges, num_heads, device=device) >= dropout if dropout > 0 else None
+
+
+def as_layout(edge_index: Any, num_rows: int | None, num_cols: int | None) -> Layout:
+    """Turn what a caller may pass as edges into a :class:`Layout` of the expected size."""
+    if isinstance(edge_index, Tensor):
+        if edge_index.layout != torch.strided:
+            raise TypeError(
+                f"edge_index is a {edge_index.layout} tensor; pass Affinity.from_torch_sparse(edge_index) instead"
+            )
+        check_edge_index(edge_index)
+        assert num_rows is not None and num_cols is not None  # every op knows them where edges are a plain tensor
+        return Layout(edge_index, num_rows, num_cols)
+    layout = edge_index if isinstance(edge_index, Layout) else getattr(edge_index, "layout", None)
+    if not isinstance(layout, Layout):
+        check_edge_index(edge_index)
+    for name, expected, actual in (("targets", num_rows, layout.num_rows), ("sources", num_cols, layout.num_cols)):
+        if expected is not None and expected != actual:
+            raise ValueError(f"edge_index has {actual} {name}, but the features have {expected} rows for them")
+    return layout
+
+
+def _backend(name: str, layout: Layout) -> ModuleType:
+    device = layout.edge_index.device
+    if name == "auto":
+        if device.type == "cpu":
+            name = "csr"
+        else:
+            name = "scatter" if device.type == "cuda" and is_available("torch_scatter") else "reference"
+    if name not in _BACKENDS:
+        raise ValueError(f"backend is {name!r}; expected 'auto', " + ", ".join(map(repr, _BACKENDS)))
+    if name == "csr" and device.type != "cpu":
+        raise ValueError(f"backend 'csr' serves CPU tensors only, but the inputs are on {device}; use 'auto'")
+    if name == "scatter":
+        require("torch_scatter", "scatter")
+    if name == "reference" and device.type == "cpu" and not torch.compiler.is_compiling():
+        check_range(layout.edge_index, layout.num_rows, layout.num_cols)
+    return _BACKENDS[name]
+
+
+@contextmanager
+def _accumulating(*tensors: Tensor | None) -> Iterator[tuple[list[Any], torch.dtype]]:
+    """Promote inputs to one dtype of at least float32, autocast off; yields them and the dtype to return to."""
+    given = [x for x in tensors if x is not None]
+    dtype = given[0].dtype
+    for x in given[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    promoted = [x if x is None else x.to(wide) for x in tensors]
+    device = given[0].device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            yield promoted, dtype
+    else:
+        yield promoted, dtype
+
+
+def _rescale(out: Tensor, dropout: float) -> Tensor:
+    return out / (1.0 - dropout) if 0.0 < dropout < 1.0 else out
+
+
+def _check_float(name: str, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected a floating-point Tensor")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}; expected a floating-point dtype")
+
+
+def _check_nodes(**tensors: Any) -> None:
+    for name, x in tensors.items():
+        _check_float(name, x)
+        if x.dim() != 3:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected [nodes, heads, channels]")
+
+
+def _check_sizes(
+    name: str, x: Tensor, *, rows: int | None = None, heads: int | None = None, channels: int | None = None
+) -> None:
+    for dim, what, expected in ((0, "rows", rows), (1, "heads", heads), (2, "channels", channels)):
+        if expected is not None and x.size(dim) != expected:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {expected} {what}, got {x.size(dim)}")
+
+
+def _check_edges(name: str, x: Any, layout: Layout, heads: int | None = None) -> None:
+    _check_float(name, x)
+    if x.dim() != 2 or x.size(0) != layout.num_edges or (heads is not None and x.size(1) != heads):
+        expected = f"[{layout.num_edges}, {'heads' if heads is None else heads}]"
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {expected}: one value per edge and head")
+
+
+def _check_edge_features(attr: Any, proj: Any, layout: Layout, *, heads: int, channels: int) -> None:
+    if (attr is None) != (proj is None):
+        missing, given = ("edge_proj", "edge_attr") if proj is None else ("edge_attr", "edge_proj")
+        raise ValueError(f"{missing} is None but {given} is given; pass both or neither")
+    if attr is None:
+        return
+    _check_float("edge_attr", attr)
+    _check_float("edge_proj", proj)
+    if attr.dim() != 2 or attr.size(0) != layout.num_edges:
+        raise ValueError(f"edge_attr has shape {tuple(attr.shape)}; expected [{layout.num_edges}, D], one row per edge")
+    expected = (heads, channels, attr.size(1))
+    if tuple(proj.shape) != expected:
+        raise ValueError(f"edge_proj has shape {tuple(proj.shape)}; expected {expected}: heads, channels, edge features")
+
+
+def _check_device(layout: Layout, **tensors: Tensor | None) -> None:
+    device = layout.edge_index.device
+    for name, x in tensors.items():
+        if x is not None and x.device != device:
+            raise ValueError(f"{name} is on {x.device} but edge_index is on {device}; move one of them")

@@ -1,0 +1,408 @@
+"""The CPU default: SDDMM -> segment softmax -> SpMM on torch's own sparse kernels, with a hand-written backward.
+
+Everything here is heads-first and in slot order (see :mod:`graphattn.ops.layout`): ``q [H, N, C]``, ``k, v [H, M, C]``,
+edge values ``[H, E]``. Heads are visited one at a time, so every temporary is E long and nothing is ever E x H x C.
+torch's own autograd of these kernels is far slower than their forward and fails on duplicate edges; here
+
+    S = scale Q K^T + bias,  P = softmax(S),  O = P V
+    dV = P^T dO,  dP = dO V^T,  dS = P * (dP - rowsum(P * dP)),  dQ = scale dS K,  dK = scale dS^T Q
+
+and each line is again one of the same kernels, on the CSR pattern or on its transpose.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from graphattn.ops.layout import Layout, csc_layout, slot_rows
+
+with warnings.catch_warnings():
+    # torch announces the beta state of its CSR layout once per process; our users cannot act on it.
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (0, 0))
+
+_HAS_MKL = torch.backends.mkl.is_available()
+
+
+# One head, one kernel ################################################################################################
+
+
+def _matrix(rowptr: Tensor, col: Tensor, values: Tensor, num_cols: int) -> Tensor:
+    size = (rowptr.numel() - 1, num_cols)
+    return torch.sparse_csr_tensor(rowptr, col, values, size, check_invariants=False)
+
+
+def _add_products_(values: Tensor, a: Tensor, b: Tensor, rowptr: Tensor, col: Tensor, scale: float = 1.0) -> None:
+    """Add ``scale * a[row] . b[col]`` to the values of every slot, in place."""
+    if values.numel():
+        matrix = _matrix(rowptr, col, values, b.size(0))
+        torch.sparse.sampled_addmm(matrix, a, b.t(), beta=1.0, alpha=scale, out=matrix)
+
+
+def _product(values: Tensor, x: Tensor, rowptr: Tensor, col: Tensor) -> Tensor:
+    """Sum ``values * x[col]`` over the slots of each row."""
+    if values.numel() == 0:
+        return x.new_zeros(rowptr.numel() - 1, x.size(1))
+    matrix = _matrix(rowptr, col, values, x.size(0))
+    # Only MKL builds multiply a CPU CSR matrix; the reduction kernel is torch's own and always there.
+    return torch.mm(matrix, x) if _HAS_MKL else torch.sparse.mm(matrix, x, "sum")
+
+
+def _row_sums(values: Tensor, rowptr: Tensor, col: Tensor, ones: Tensor) -> Tensor:
+    return _product(values, ones, rowptr, col).squeeze(1)
+
+
+def _softmax_(scores: Tensor, rowptr: Tensor, col: Tensor, row: Tensor, ones: Tensor) -> None:
+    """Replace the scores of one head by their softmax over each row; rows without finite scores become 0."""
+    if scores.numel() == 0:
+        return
+    top = torch.segment_reduce(scores, "max", offsets=rowptr, axis=0, unsafe=True, initial=-torch.inf)
+    top.masked_fill_(top == -torch.inf, 0.0)
+    scores.sub_(top.index_select(0, row)).exp_()
+    total = _row_sums(scores, rowptr, col, ones)
+    total.masked_fill_(total == 0, 1.0)
+    scores.div_(total.index_select(0, row))
+
+
+def _softmax_backward_(grad: Tensor, weights: Tensor, rowptr: Tensor, col: Tensor, row: Tensor, ones: Tensor) -> None:
+    """Turn the gradient of one head's weights into that of its scores, in place."""
+    shift = _row_sums(weights * grad, rowptr, col, ones)
+    grad.sub_(shift.index_select(0, row)).mul_(weights)
+
+
+# Differentiable operators ############################################################################################
+
+
+@torch.library.custom_op("graphattn::csr_sddmm", mutates_args=())
+def csr_sddmm(
+    a: Tensor, b: Tensor, rowptr: Tensor, col: Tensor, colptr: Tensor | None, row: Tensor | None, slot: Tensor | None
+) -> Tensor:
+    """Dot products ``a[h, row] . b[h, col]`` of every slot; ``b`` may have one head for all."""
+    out = a.new_zeros(a.size(0), col.numel())
+    for h in range(a.size(0)):
+        _add_products_(out[h], a[h], b[h % b.size(0)], rowptr, col)
+    return out
+
+
+@csr_sddmm.register_fake
+def _(a, b, rowptr, col, colptr, row, slot):  # type: ignore[no-untyped-def]
+    return a.new_empty(a.size(0), col.size(0))
+
+
+@torch.library.custom_op("graphattn::csr_spmm", mutates_args=())
+def csr_spmm(
+    weights: Tensor,
+    x: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    colptr: Tensor | None,
+    row: Tensor | None,
+    slot: Tensor | None,
+) -> Tensor:
+    """Weighted sums ``sum_col weights[h, slot] * x[h, col]`` of every row; ``x`` may have one head for all."""
+    return torch.stack([_product(w, x[h % x.size(0)], rowptr, col) for h, w in enumerate(weights)])
+
+
+@csr_spmm.register_fake
+def _(weights, x, rowptr, col, colptr, row, slot):  # type: ignore[no-untyped-def]
+    return x.new_empty(weights.size(0), rowptr.size(0) - 1, x.size(2))
+
+
+@torch.library.custom_op("graphattn::csr_spmm_transposed", mutates_args=())
+def csr_spmm_transposed(
+    weights: Tensor, x: Tensor, colptr: Tensor, row: Tensor, slot: Tensor, sum_heads: bool
+) -> Tensor:
+    """Weighted sums over the transposed pattern, ``sum_row weights[h, slot] * x[h, row]``, one head or their sum."""
+    out = x.new_zeros(1 if sum_heads else x.size(0), colptr.numel() - 1, x.size(2))
+    for h in range(x.size(0)):
+        out[0 if sum_heads else h] += _product(weights[h].index_select(0, slot), x[h], colptr, row)
+    return out
+
+
+@csr_spmm_transposed.register_fake
+def _(weights, x, colptr, row, slot, sum_heads):  # type: ignore[no-untyped-def]
+    return x.new_empty(1 if sum_heads else x.size(0), colptr.size(0) - 1, x.size(2))
+
+
+@torch.library.custom_op("graphattn::csr_softmax", mutates_args=())
+def csr_softmax(scores: Tensor, rowptr: Tensor, col: Tensor, num_cols: int) -> Tensor:
+    """Softmax of every head's scores over the slots of each row."""
+    weights = scores.clone(memory_format=torch.contiguous_format)
+    row, ones = slot_rows(rowptr, col.numel()), scores.new_ones(num_cols, 1)
+    for head in weights:
+        _softmax_(head, rowptr, col, row, ones)
+    return weights
+
+
+@csr_softmax.register_fake
+def _(scores, rowptr, col, num_cols):  # type: ignore[no-untyped-def]
+    return scores.new_empty(scores.shape)
+
+
+@torch.library.custom_op("graphattn::csr_softmax_backward", mutates_args=())
+def csr_softmax_backward(grad: Tensor, weights: Tensor, rowptr: Tensor, col: Tensor, num_cols: int) -> Tensor:
+    """Gradient of :func:`csr_softmax` with respect to its scores."""
+    out = grad.clone(memory_format=torch.contiguous_format)
+    row, ones = slot_rows(rowptr, col.numel()), grad.new_ones(num_cols, 1)
+    for head, weight in zip(out, weights, strict=True):
+        _softmax_backward_(head, weight, rowptr, col, row, ones)
+    return out
+
+
+@csr_softmax_backward.register_fake
+def _(grad, weights, rowptr, col, num_cols):  # type: ignore[no-untyped-def]
+    return grad.new_empty(grad.shape)
+
+
+@torch.library.custom_op("graphattn::csr_attention", mutates_args=())
+def csr_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    scale: float,
+    rowptr: Tensor,
+    col: Tensor,
+    colptr: Tensor | None,
+    row: Tensor | None,
+    slot: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention over the slots: the aggregated values [H, N, C] and the weights [H, E] before dropout."""
+    num_heads, num_edges = q.size(0), col.numel()
+    weights = q.new_zeros(num_heads, num_edges) if bias is None else bias.clone(memory_format=torch.contiguous_format)
+    out = q.new_empty(num_heads, q.size(1), v.size(2))
+    slot_row, ones = slot_rows(rowptr, num_edges), q.new_ones(k.size(1), 1)
+    for h in range(num_heads):
+        _add_products_(weights[h], q[h], k[h], rowptr, col, scale)
+        _softmax_(weights[h], rowptr, col, slot_row, ones)
+        kept = weights[h] if keep is None else weights[h] * keep[h]
+        out[h] = _product(kept, v[h], rowptr, col)
+    return out, weights
+
+
+@csr_attention.register_fake
+def _(q, k, v, bias, keep, scale, rowptr, col, colptr, row, slot):  # type: ignore[no-untyped-def]
+    return q.new_empty(q.size(0), q.size(1), v.size(2)), q.new_empty(q.size(0), col.size(0))
+
+
+@torch.library.custom_op("graphattn::csr_attention_backward", mutates_args=())
+def csr_attention_backward(
+    grad_out: Tensor | None,
+    grad_weights: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor,
+    keep: Tensor | None,
+    scale: float,
+    bias_grad: bool,
+    rowptr: Tensor,
+    col: Tensor,
+    colptr: Tensor,
+    row: Tensor,
+    slot: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`csr_attention` with respect to q, k, v and the bias (empty unless asked for)."""
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.zeros_like(v)
+    dbias = torch.empty_like(weights) if bias_grad else weights.new_empty(0)
+    slot_row, ones = slot_rows(rowptr, col.numel()), q.new_ones(k.size(1), 1)
+    for h in range(q.size(0)):
+        ds = torch.zeros_like(weights[h])
+        if grad_out is not None:
+            _add_products_(ds, grad_out[h], v[h], rowptr, col)
+            kept = weights[h]
+            if keep is not None:
+                ds *= keep[h]
+                kept = kept * keep[h]
+            dv[h] = _product(kept.index_select(0, slot), grad_out[h], colptr, row)
+        if grad_weights is not None:
+            ds += grad_weights[h]
+        _softmax_backward_(ds, weights[h], rowptr, col, slot_row, ones)
+        if bias_grad:
+            dbias[h] = ds
+        ds *= scale
+        dq[h] = _product(ds, k[h], rowptr, col)
+        dk[h] = _product(ds.index_select(0, slot), q[h], colptr, row)
+    return dq, dk, dv, dbias
+
+
+@csr_attention_backward.register_fake
+def _(grad_out, grad_weights, q, k, v, weights, keep, scale, bias_grad, rowptr, col, colptr, row, slot):  # type: ignore[no-untyped-def]
+    dbias = torch.empty_like(weights) if bias_grad else weights.new_empty(0)
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dbias
+
+
+# Autograd ############################################################################################################
+
+
+def _transpose(rowptr: Tensor, col: Tensor, csc: tuple[Tensor | None, ...], num_cols: int) -> tuple[Tensor, ...]:
+    """The transposed pattern of a call: the caller's cached one, else built now."""
+    colptr, row, slot = csc
+    if colptr is None or row is None or slot is None:
+        return csc_layout(rowptr, col, num_cols)
+    return colptr, row, slot
+
+
+def _sddmm_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _sddmm_backward(ctx, grad):  # type: ignore[no-untyped-def]
+    a, b, rowptr, col, *csc = ctx.saved_tensors
+    da = db = None
+    if ctx.needs_input_grad[0]:
+        da = csr_spmm(grad, b, rowptr, col, *csc)
+    if ctx.needs_input_grad[1]:
+        transpose = _transpose(rowptr, col, tuple(csc), b.size(1))
+        db = csr_spmm_transposed(grad, a, *transpose, b.size(0) == 1 < a.size(0))
+    return da, db, None, None, None, None, None
+
+
+def _spmm_backward(ctx, grad):  # type: ignore[no-untyped-def]
+    weights, x, rowptr, col, *csc = ctx.saved_tensors
+    grad = grad.contiguous()
+    dweights = dx = None
+    if ctx.needs_input_grad[0]:
+        dweights = csr_sddmm(grad, x, rowptr, col, *csc)
+    if ctx.needs_input_grad[1]:
+        transpose = _transpose(rowptr, col, tuple(csc), x.size(1))
+        dx = csr_spmm_transposed(weights, grad, *transpose, x.size(0) == 1 < weights.size(0))
+    return dweights, dx, None, None, None, None, None
+
+
+def _softmax_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _, rowptr, col, ctx.num_cols = inputs
+    ctx.save_for_backward(output, rowptr, col)
+
+
+def _softmax_autograd(ctx, grad):  # type: ignore[no-untyped-def]
+    weights, rowptr, col = ctx.saved_tensors
+    return csr_softmax_backward(grad, weights, rowptr, col, ctx.num_cols), None, None, None
+
+
+def _attention_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    q, k, v, bias, keep, ctx.scale, *pattern = inputs
+    ctx.save_for_backward(q, k, v, output[1], keep, *pattern)
+    # An unused output then arrives as None instead of as an E x H tensor of zeros.
+    ctx.set_materialize_grads(False)
+
+
+def _attention_autograd(ctx, grad_out, grad_weights):  # type: ignore[no-untyped-def]
+    q, k, v, weights, keep, rowptr, col, *csc = ctx.saved_tensors
+    dq, dk, dv, dbias = csr_attention_backward(
+        None if grad_out is None else grad_out.contiguous(),
+        grad_weights,
+        q,
+        k,
+        v,
+        weights,
+        keep,
+        ctx.scale,
+        ctx.needs_input_grad[3],
+        rowptr,
+        col,
+        *_transpose(rowptr, col, tuple(csc), k.size(1)),
+    )
+    return dq, dk, dv, dbias if ctx.needs_input_grad[3] else None, *[None] * 7
+
+
+def _refuse_double_backward(ctx, *grads):  # type: ignore[no-untyped-def]
+    raise RuntimeError("backend 'csr' has no double backward; pass backend='reference' to differentiate twice")
+
+
+csr_sddmm.register_autograd(_sddmm_backward, setup_context=_sddmm_setup)
+csr_spmm.register_autograd(_spmm_backward, setup_context=_sddmm_setup)
+csr_softmax.register_autograd(_softmax_autograd, setup_context=_softmax_setup)
+csr_attention.register_autograd(_attention_autograd, setup_context=_attention_setup)
+for _op in (csr_spmm_transposed, csr_softmax_backward, csr_attention_backward):
+    _op.register_autograd(_refuse_double_backward)
+
+
+# What ops/attention.py calls #########################################################################################
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).contiguous()
+
+
+def _pattern(layout: Layout, dense: Tensor) -> tuple[Tensor | None, ...]:
+    """The pattern of a call, with its transpose where the dense operand will need a gradient."""
+    rowptr, col, _ = layout.csr()
+    needs_transpose = torch.is_grad_enabled() and dense.requires_grad
+    return rowptr, col, *(layout.csc() if needs_transpose else (None, None, None))
+
+
+def sddmm(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
+    return layout.to_edges(csr_sddmm(_heads_first(q), _heads_first(k), *_pattern(layout, k)))
+
+
+def spmm(weights: Tensor, x: Tensor, layout: Layout) -> Tensor:
+    return csr_spmm(layout.to_slots(weights), _heads_first(x), *_pattern(layout, x)).transpose(0, 1)
+
+
+def edge_softmax(scores: Tensor, layout: Layout) -> Tensor:
+    rowptr, col, _ = layout.csr()
+    return layout.to_edges(csr_softmax(layout.to_slots(scores), rowptr, col, layout.num_cols))
+
+
+def aggregate(
+    scores: Tensor,
+    v: Tensor,
+    layout: Layout,
+    keep: Tensor | None,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
+    return_weights: bool,
+) -> tuple[Tensor, Tensor | None]:
+    rowptr, col, _ = layout.csr()
+    weights = csr_softmax(layout.to_slots(scores), rowptr, col, layout.num_cols)
+    kept = weights if keep is None else weights * layout.to_slots(keep)
+    v = _heads_first(v)
+    out = csr_spmm(kept, v, *_pattern(layout, v))
+    if edge_attr is not None and edge_proj is not None:
+        out = out + _edge_values(kept, edge_attr, edge_proj, layout)
+    return out.transpose(0, 1), layout.to_edges(weights) if return_weights else None
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: Layout,
+    scale: float,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
+    return_weights: bool,
+) -> tuple[Tensor, Tensor | None]:
+    q, k, v = _heads_first(q), _heads_first(k), _heads_first(v)
+    bias = None if bias is None else layout.to_slots(bias)
+    keep = None if keep is None else layout.to_slots(keep)
+    if edge_attr is not None and edge_proj is not None:
+        term = scale * _edge_scores(q, edge_attr, edge_proj, layout)
+        bias = term if bias is None else bias + term
+    differentiated = next((x for x in (k, v, q) if x.requires_grad), k)
+    out, weights = csr_attention(q, k, v, bias, keep, scale, *_pattern(layout, differentiated))
+    if edge_attr is not None and edge_proj is not None:
+        out = out + _edge_values(weights if keep is None else weights * keep, edge_attr, edge_proj, layout)
+    return out.transpose(0, 1), layout.to_edges(weights) if return_weights else None
+
+
+# Edge features by linearity: q . (W e) = (W^T q) . e and sum P (W e) = W (sum P e), so that only the raw features are
+# read, as the columns of the target-by-edge pattern, and nothing is E x H x C.
+
+
+def _edge_scores(q: Tensor, edge_attr: Tensor, edge_proj: Tensor, layout: Layout) -> Tensor:
+    features = edge_attr.unsqueeze(0)
+    return csr_sddmm(torch.bmm(q, edge_proj), features, *_pattern(layout.incidence(), features))
+
+
+def _edge_values(weights: Tensor, edge_attr: Tensor, edge_proj: Tensor, layout: Layout) -> Tensor:
+    features = edge_attr.unsqueeze(0)
+    sums = csr_spmm(weights, features, *_pattern(layout.incidence(), features))
+    return torch.bmm(sums, edge_proj.transpose(1, 2))
