@@ -10,11 +10,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from graphattn._optional import is_available, require
+from graphattn._optional import require
 from graphattn.ops import csr, reference, scatter
 from graphattn.ops.layout import Layout, check_edge_index, check_range
 
-_BACKENDS: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter}
+_MODULES: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter}
+BACKENDS = ("auto", *_MODULES)
 
 
 def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Tensor:
@@ -24,13 +25,14 @@ def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Te
 
     Args:
         q: Queries of the targets.
-        k: Keys of the sources.
+        k: Keys of the sources; one head serves all heads of ``q``.
         edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout`` such as an
             ``Affinity``.
         backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
 
     Shapes:
-        - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)`, ``edge_index`` :math:`(2, E)`
+        - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)` or :math:`(M, 1, C)`, ``edge_index``
+          :math:`(2, E)`
         - **output:** :math:`(E, H)`, in the caller's edge order
 
     Returns:
@@ -47,7 +49,7 @@ def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Te
         [11.0, 11.0]
     """
     _check_nodes(q=q, k=k)
-    _check_sizes("k", k, heads=q.size(1), channels=q.size(2))
+    _check_sizes("k", k, heads=None if k.size(1) == 1 else q.size(1), channels=q.size(2))
     layout = as_layout(edge_index, q.size(0), k.size(0))
     _check_device(layout, q=q, k=k)
     with _accumulating(q, k) as ((q, k), dtype):
@@ -61,13 +63,14 @@ def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = 
 
     Args:
         weights: One weight per edge and head, in the caller's edge order.
-        x: Features of the sources.
+        x: Features of the sources; one head serves all heads of ``weights``.
         edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout``.
         num_rows: Number of targets :math:`N`; by default that of the layout, else as many as ``x`` has rows.
         backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
 
     Shapes:
-        - **input:** ``weights`` :math:`(E, H)`, ``x`` :math:`(M, H, C)`, ``edge_index`` :math:`(2, E)`
+        - **input:** ``weights`` :math:`(E, H)`, ``x`` :math:`(M, H, C)` or :math:`(M, 1, C)`, ``edge_index``
+          :math:`(2, E)`
         - **output:** :math:`(N, H, C)`
 
     Returns:
@@ -87,7 +90,7 @@ def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = 
     if num_rows is None and isinstance(edge_index, Tensor):
         num_rows = x.size(0)
     layout = as_layout(edge_index, num_rows, x.size(0))
-    _check_edges("weights", weights, layout, heads=x.size(1))
+    _check_edges("weights", weights, layout, heads=None if x.size(1) == 1 else x.size(1))
     _check_device(layout, weights=weights, x=x)
     with _accumulating(weights, x) as ((weights, x), dtype):
         return _backend(backend, layout).spmm(weights, x, layout).to(dtype)
@@ -324,10 +327,6 @@ def keep_mask(num_edges: int, num_heads: int, dropout: float, device: torch.devi
 def as_layout(edge_index: Any, num_rows: int | None, num_cols: int | None) -> Layout:
     """Turn what a caller may pass as edges into a :class:`Layout` of the expected size."""
     if isinstance(edge_index, Tensor):
-        if edge_index.layout != torch.strided:
-            raise TypeError(
-                f"edge_index is a {edge_index.layout} tensor; pass Affinity.from_torch_sparse(edge_index) instead"
-            )
         check_edge_index(edge_index)
         assert num_rows is not None and num_cols is not None  # every op knows them where edges are a plain tensor
         return Layout(edge_index, num_rows, num_cols)
@@ -346,16 +345,18 @@ def _backend(name: str, layout: Layout) -> ModuleType:
         if device.type == "cpu":
             name = "csr"
         else:
-            name = "scatter" if device.type == "cuda" and is_available("torch_scatter") else "reference"
-    if name not in _BACKENDS:
-        raise ValueError(f"backend is {name!r}; expected 'auto', " + ", ".join(map(repr, _BACKENDS)))
+            # torch-scatter's kernels have no fake versions, so that a compiled graph would break there.
+            fast = device.type == "cuda" and not torch.compiler.is_compiling() and scatter.serves_cuda()
+            name = "scatter" if fast else "reference"
+    if name not in _MODULES:
+        raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}")
     if name == "csr" and device.type != "cpu":
         raise ValueError(f"backend 'csr' serves CPU tensors only, but the inputs are on {device}; use 'auto'")
     if name == "scatter":
         require("torch_scatter", "scatter")
     if name == "reference" and device.type == "cpu" and not torch.compiler.is_compiling():
         check_range(layout.edge_index, layout.num_rows, layout.num_cols)
-    return _BACKENDS[name]
+    return _MODULES[name]
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from graphattn.ops.layout import Layout, slot_rows
 
-# A block's working set is a few (edges x H x C) arrays; 2 MiB each was fastest from 1 to 8 MiB on a 1 MiB L2 cache.
-_BLOCK_BYTES = 2 << 20
+# A block's working set is a few (edges x H x C) arrays. On a CPU with 1 MiB of L2 cache a core, 2 MiB each was the
+# fastest of 0.5 to 4 MiB; an accelerator wants few large launches instead.
+_BLOCK_BYTES, _ACCELERATOR_BLOCK_BYTES = 2 << 20, 256 << 20
 
 EdgeFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -88,7 +89,11 @@ class _EdgeScores(torch.autograd.Function):
         q, k, edge_attr, *parameters = ctx.saved_tensors
         tensors = [q, k, edge_attr, *parameters]
         wanted = ctx.needs_input_grad[2:]
-        grads = [torch.zeros_like(x) if need else None for x, need in zip(tensors, wanted, strict=True)]
+        # Sums over many edges, which half precision would stop adding to.
+        grads = [
+            torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if need else None
+            for x, need in zip(tensors, wanted, strict=True)
+        ]
         for edges, row, col in _blocks(ctx.layout, q):
             index = [row, col, edges]
             taken = [_take(x, at) for x, at in zip(tensors[:3], index, strict=True)]
@@ -100,10 +105,10 @@ class _EdgeScores(torch.autograd.Function):
             found = torch.autograd.grad(scores, leaves, grad.index_select(0, edges), allow_unused=True)
             for i, part in zip(at, found, strict=True):
                 if part is not None and i < 3:
-                    grads[i].index_add_(0, index[i], part)
+                    grads[i].index_add_(0, index[i], part.to(grads[i].dtype))
                 elif part is not None:
                     grads[i].add_(part)
-        return None, None, *grads
+        return None, None, *(g if g is None else g.to(x.dtype) for g, x in zip(grads, tensors, strict=True))
 
 
 def _blocks(layout: Layout, q: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -111,7 +116,8 @@ def _blocks(layout: Layout, q: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]
     rowptr, col, perm = layout.csr()
     row = slot_rows(rowptr, layout.num_edges)
     edges = torch.arange(layout.num_edges, device=row.device) if perm is None else perm
-    size = max(1, _BLOCK_BYTES // (q[0].numel() * q.element_size())) if q.numel() else 1
+    budget = _BLOCK_BYTES if q.device.type == "cpu" else _ACCELERATOR_BLOCK_BYTES
+    size = max(1, budget // (q.size(1) * q.size(2) * q.element_size()))
     for start in range(0, layout.num_edges, size):
         block = slice(start, start + size)
         yield edges[block], row[block], col[block].long()

@@ -37,7 +37,13 @@ def _matrix(rowptr: Tensor, col: Tensor, values: Tensor, num_cols: int) -> Tenso
 
 def _add_products_(values: Tensor, a: Tensor, b: Tensor, rowptr: Tensor, col: Tensor, scale: float = 1.0) -> None:
     """Add ``scale * a[row] . b[col]`` to the values of every slot, in place."""
-    if values.numel():
+    num_entries = a.size(0) * b.size(0)
+    if values.numel() > num_entries:
+        # torch's kernel takes a matrix to store no more values than it has entries and corrupts memory where parallel
+        # edges make it more. The dense product is the smaller one then. As in _product, ``out`` keeps autocast away.
+        dense = torch.mm(a, b.t(), out=a.new_empty(a.size(0), b.size(0)))
+        values.add_(dense[slot_rows(rowptr, col.numel()), col.long()], alpha=scale)
+    elif values.numel():
         matrix = _matrix(rowptr, col, values, b.size(0))
         torch.sparse.sampled_addmm(matrix, a, b.t(), beta=1.0, alpha=scale, out=matrix)
 
@@ -47,8 +53,11 @@ def _product(values: Tensor, x: Tensor, rowptr: Tensor, col: Tensor) -> Tensor:
     if values.numel() == 0:
         return x.new_zeros(rowptr.numel() - 1, x.size(1))
     matrix = _matrix(rowptr, col, values, x.size(0))
-    # Only MKL builds multiply a CPU CSR matrix; the reduction kernel is torch's own and always there.
-    return torch.mm(matrix, x) if _HAS_MKL else torch.sparse.mm(matrix, x, "sum")
+    # Only MKL builds multiply a CPU CSR matrix; the reduction kernel is torch's own and always there. With ``out``, mm
+    # keeps its dtype in a backward under autocast, which otherwise asks MKL for bfloat16 kernels that do not exist.
+    if _HAS_MKL:
+        return torch.mm(matrix, x, out=x.new_empty(rowptr.numel() - 1, x.size(1)))
+    return torch.sparse.mm(matrix, x, "sum")
 
 
 def _row_sums(values: Tensor, rowptr: Tensor, col: Tensor, ones: Tensor) -> Tensor:

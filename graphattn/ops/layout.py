@@ -85,6 +85,10 @@ def check_edge_index(edge_index: Any) -> None:
             f"edge_index is a {type(edge_index).__name__}; expected an integer Tensor of shape [2, E], "
             "an EdgeIndex or an Affinity"
         )
+    if edge_index.layout != torch.strided:
+        raise TypeError(
+            f"edge_index is a {edge_index.layout} tensor; pass Affinity.from_torch_sparse(edge_index) instead"
+        )
     if edge_index.is_floating_point() or edge_index.is_complex() or edge_index.dtype == torch.bool:
         raise TypeError(f"edge_index has dtype {edge_index.dtype}; expected int64 or int32")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
@@ -124,6 +128,7 @@ class Layout:
         self.num_cols = num_cols
         self._csr = csr
         self._csc = csc
+        self._looped: tuple[Layout, Tensor] | None = None
         if isinstance(edge_index, EdgeIndex):
             self.edge_index = edge_index.as_tensor()
             self._borrow(edge_index)
@@ -161,23 +166,36 @@ class Layout:
             self._csc = csc_layout(rowptr, col, self.num_cols)
         return self._csc
 
-    def in_slot_order(self) -> Layout:
-        """Return the same graph with its edges listed in slot order, so that nothing needs permuting."""
-        rowptr, col, perm = self.csr()
-        if perm is None:
-            return self
-        edge_index = torch.stack([col.long(), slot_rows(rowptr, self.num_edges)])
-        return Layout(edge_index, self.num_rows, self.num_cols, (rowptr, col, None), self._csc)
-
     def incidence(self) -> Layout:
         """Return the target-by-edge pattern: row i holds the edges that end in i, named in the caller's order.
 
         With it the two kernels also serve edge features, which stay [E, D] and are never copied per head.
         """
         rowptr, col, perm = self.csr()
-        edges = torch.arange(self.num_edges, device=col.device) if perm is None else perm
-        edge_index = torch.stack([edges, slot_rows(rowptr, self.num_edges)])
-        return Layout(edge_index, self.num_rows, self.num_edges, (rowptr, edges.to(col.dtype), None))
+        edges = torch.arange(self.num_edges, device=col.device)
+        edge_index = torch.stack([edges, self.edge_index[1].long()])
+        slots = (edges if perm is None else perm).to(col.dtype)
+        return Layout(edge_index, self.num_rows, self.num_edges, (rowptr, slots, perm))
+
+    def with_self_loops(self) -> tuple[Layout, Tensor]:
+        """Return the graph with one loop per node appended, and which of all its edges count; computed once.
+
+        The caller's edges keep their places. A node has one loop: the caller's first, else the appended one; the
+        others are marked as not counting. There are min(N, M) loops, and no shape depends on data.
+        """
+        if self._looped is None:
+            source, target = self.edge_index.long()
+            slot = torch.arange(self.num_edges, device=source.device)
+            num_edges = torch.full_like(slot[:1], self.num_edges) if self.num_edges else slot.new_zeros(1)
+            candidates = torch.where(source == target, slot, num_edges)
+            first = num_edges.expand(self.num_rows).scatter_reduce(0, target, candidates, "amin")
+            loops = torch.arange(min(self.num_rows, self.num_cols), device=source.device)
+            counts = torch.cat(
+                [(source != target) | (first.index_select(0, target) == slot), first[: loops.numel()] == num_edges]
+            )
+            edge_index = torch.cat([self.edge_index, torch.stack([loops, loops]).to(self.edge_index.dtype)], dim=1)
+            self._looped = Layout(edge_index, self.num_rows, self.num_cols), counts
+        return self._looped
 
     def to_slots(self, values: Tensor) -> Tensor:
         """Bring edge values [E, H] from the caller's order to heads-first slots [H, E], contiguous."""

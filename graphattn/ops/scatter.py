@@ -6,16 +6,48 @@ segments of ``layout.rowptr``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from graphattn._optional import require
+from graphattn._optional import is_available, require
 from graphattn.ops.layout import Layout
 
 
-def _segment():  # type: ignore[no-untyped-def]
-    scatter = require("torch_scatter", "scatter")
-    return scatter.segment_csr, scatter.gather_csr
+def serves_cuda() -> bool:
+    """Tell whether torch-scatter is installed and was built with its CUDA kernels."""
+    return is_available("torch_scatter") and torch.ops.torch_scatter.cuda_version() != -1
+
+
+# torch-scatter's own backward is invisible to autograd, so that differentiating twice would give wrong numbers without
+# a word. Each of these two is the other's adjoint, which makes them right to any order.
+
+
+class _SegmentSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rowptr: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(rowptr)
+        return require("torch_scatter", "scatter").segment_csr(values, rowptr, reduce="sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _Gather.apply(grad, *ctx.saved_tensors), None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rowptr: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(rowptr)
+        return require("torch_scatter", "scatter").gather_csr(rows, rowptr)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _SegmentSum.apply(grad, *ctx.saved_tensors), None
+
+
+def _segment_max(values: Tensor, rowptr: Tensor) -> Tensor:
+    return require("torch_scatter", "scatter").segment_csr(values.detach(), rowptr, reduce="max")
 
 
 def _sorted(values: Tensor, layout: Layout) -> Tensor:
@@ -29,25 +61,22 @@ def _pattern(layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def _softmax(scores: Tensor, rowptr: Tensor) -> Tensor:
-    segment_csr, gather_csr = _segment()
-    top = segment_csr(scores.detach(), rowptr, reduce="max")
+    top = _segment_max(scores, rowptr)
     # An empty segment's maximum is 0 here; only rows of -inf alone must be made finite.
     top = top.masked_fill(top == -torch.inf, 0.0)
-    exp = (scores - gather_csr(top, rowptr)).exp()
-    total = segment_csr(exp, rowptr, reduce="sum")
-    return exp / gather_csr(total.masked_fill(total == 0, 1.0), rowptr)
+    exp = (scores - _Gather.apply(top, rowptr)).exp()
+    total = _SegmentSum.apply(exp, rowptr)
+    return exp / _Gather.apply(total.masked_fill(total == 0, 1.0), rowptr)
 
 
 def sddmm(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
-    _, gather_csr = _segment()
     rowptr, col = _pattern(layout)
-    return layout.to_edges((gather_csr(q, rowptr) * k.index_select(0, col)).sum(dim=-1).t())
+    return layout.to_edges((_Gather.apply(q, rowptr) * k.index_select(0, col)).sum(dim=-1).t())
 
 
 def spmm(weights: Tensor, x: Tensor, layout: Layout) -> Tensor:
-    segment_csr, _ = _segment()
     rowptr, col = _pattern(layout)
-    return segment_csr(_sorted(weights, layout).unsqueeze(-1) * x.index_select(0, col), rowptr, reduce="sum")
+    return _SegmentSum.apply(_sorted(weights, layout).unsqueeze(-1) * x.index_select(0, col), rowptr)
 
 
 def edge_softmax(scores: Tensor, layout: Layout) -> Tensor:
@@ -64,12 +93,11 @@ def aggregate(
     edge_proj: Tensor | None,
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    segment_csr, _ = _segment()
     rowptr, col = _pattern(layout)
     weights = _softmax(_sorted(scores, layout), rowptr)
     kept = weights if keep is None else weights * _sorted(keep, layout)
     messages = kept.unsqueeze(-1) * _add_edges(v.index_select(0, col), edge_attr, edge_proj, layout)
-    out = segment_csr(messages, rowptr, reduce="sum")
+    out = _SegmentSum.apply(messages, rowptr)
     return out, layout.to_edges(weights.t()) if return_weights else None
 
 
@@ -85,10 +113,9 @@ def attention(
     edge_proj: Tensor | None,
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    _, gather_csr = _segment()
     rowptr, col = _pattern(layout)
     key = _add_edges(k.index_select(0, col), edge_attr, edge_proj, layout)
-    scores = layout.to_edges((scale * (gather_csr(q, rowptr) * key).sum(dim=-1)).t())
+    scores = layout.to_edges((scale * (_Gather.apply(q, rowptr) * key).sum(dim=-1)).t())
     if bias is not None:
         scores = scores + bias
     return aggregate(scores, v, layout, keep, edge_attr, edge_proj, return_weights)
