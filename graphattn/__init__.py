@@ -1,1 +1,17 @@
-"""Attention as message passing."""
+"""graphattn: attention as message passing over affinity graphs."""
+
+from graphattn.affinity import Affinity, DenseAffinity, SparseAffinity
+from graphattn.nn import AttentionConv, accelerate, from_pyg
+from graphattn.ops import edge_attention
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Affinity",
+    "AttentionConv",
+    "DenseAffinity",
+    "SparseAffinity",
+    "accelerate",
+    "edge_attention",
+    "from_pyg",
+]

@@ -1,0 +1,345 @@
+"""Attention over the edges of a graph as a PyG layer: score, normalize, propagate."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.nn.conv import MessagePassing
+from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.nn.inits import zeros
+
+from graphattn import ops
+from graphattn.affinity.normalize import NORMALIZATIONS, EdgeSupport, log_prior, normalize_scores
+from graphattn.nn.edges import append_loops, check_edge_attr, read_edges
+from graphattn.nn.scores import Projected, Score, resolve
+from graphattn.ops import Layout
+from graphattn.ops.attention import BACKENDS, keep_mask
+
+_HOOKS = (
+    "_propagate_forward_pre_hooks",
+    "_propagate_forward_hooks",
+    "_message_forward_pre_hooks",
+    "_message_forward_hooks",
+    "_aggregate_forward_pre_hooks",
+    "_aggregate_forward_hooks",
+)
+
+_SUMS = ("add", "sum")
+
+
+class AttentionConv(MessagePassing):
+    r"""Let every node attend to its neighbours: one hop over an affinity built from the features.
+
+    .. math::
+        \mathbf{o}_i = \sum_{j \to i} A_{ij} (\mathbf{v}_j + \mathbf{W}_e \mathbf{e}_{ij}), \quad
+        A = \operatorname{normalize}(s(\mathbf{q}_i, \mathbf{k}_j, \mathbf{e}_{ij}))
+
+    With ``score="dot"``, ``"gat"`` or ``"gatv2"`` it is PyG's ``TransformerConv``, ``GATConv`` or ``GATv2Conv``
+    (:func:`~graphattn.nn.from_pyg` converts them), computed without ever storing an edge-by-channel tensor:
+    memory is :math:`O(N H C + E H)` where those layers need :math:`O(E H C)`. Whenever something needs to see single
+    messages (an explainer, a hook, ``decomposed_layers``, a subclass with its own ``message``), the layer goes
+    through ``message`` and ``propagate`` instead, with the same numbers.
+
+    Args:
+        in_channels: Width of the node features, or (source, target) widths of a bipartite graph; -1 derives it from
+            the first input.
+        out_channels: Channels per head :math:`C`.
+        heads: Heads :math:`H`.
+        concat: Whether heads are concatenated; otherwise they are averaged.
+        score: ``"dot"``, ``"gat"``, ``"gatv2"``, ``"cosine"``, ``"gaussian"``, or a :class:`~graphattn.nn.Score`.
+        normalize: ``"softmax"``, ``"row"``, ``"symmetric"``, ``"sigmoid"``, ``"sinkhorn"``, ``"relu_frobenius"`` or
+            ``"none"``.
+        edge_dim: Width of the edge features; ``None`` if there are none.
+        dropout: Probability of dropping an attention weight in training.
+        add_self_loops: Whether every node also attends to itself, exactly once. The caller's edges keep their places.
+        fill_value: Edge features of the loops: a number, a tensor, or how to reduce the features of the edges that
+            enter the node (``"mean"``, ``"add"``, ``"min"``, ``"max"``, ``"mul"``).
+        residual: Whether to add a linear map of the target features, without bias.
+        root_weight: Whether to add a linear map of the target features, with bias; ``None`` does what the PyG layer
+            of the score does (dot: yes, gat and gatv2: no).
+        beta: Whether a learned gate mixes the root term and the attended values instead of adding them.
+        bias: Whether there are biases: in the projections for dot, also on the output for gat and gatv2.
+        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``, see :mod:`graphattn.ops`.
+        **kwargs: Further arguments of ``torch_geometric.nn.MessagePassing``.
+
+    Shapes:
+        - **input:** ``x`` :math:`(N, F)` or :math:`((M, F_s), (N, F_t))`, ``edge_index`` :math:`(2, E)`,
+          ``edge_attr`` :math:`(E, D)`
+        - **output:** :math:`(N, H C)`, or :math:`(N, C)` if not ``concat``; weights :math:`(E, H)`
+
+    Raises:
+        ValueError: If an option is unknown or contradicts another.
+
+    Example:
+        >>> conv = AttentionConv(16, 8, heads=4)
+        >>> x, edge_index = torch.randn(3, 16), torch.tensor([[0, 1, 2], [1, 1, 0]])
+        >>> conv(x, edge_index).shape
+        torch.Size([3, 32])
+        >>> _, (_, alpha) = conv(x, edge_index, return_attention_weights=True)
+        >>> torch.allclose(alpha[:2].sum(0), torch.ones(4))  # both edges into node 1
+        True
+
+    Reference:
+        Shi et al., 2021 (dot); Veličković et al., 2018 (gat); Brody et al., 2022 (gatv2).
+    """
+
+    def __init__(
+        self,
+        in_channels: int | tuple[int, int],
+        out_channels: int,
+        heads: int = 1,
+        *,
+        concat: bool = True,
+        score: str | Score = "dot",
+        normalize: str = "softmax",
+        edge_dim: int | None = None,
+        dropout: float = 0.0,
+        add_self_loops: bool = False,
+        fill_value: float | Tensor | str = "mean",
+        residual: bool = False,
+        root_weight: bool | None = None,
+        beta: bool = False,
+        bias: bool = True,
+        backend: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("aggr", "add")
+        super().__init__(node_dim=0, **kwargs)
+        if self.flow != "source_to_target":
+            raise ValueError(f"flow is {self.flow!r}; pass edge_index.flip(0) to reverse the edges instead")
+        if normalize not in NORMALIZATIONS:
+            raise ValueError(f"normalize is {normalize!r}; expected one of {', '.join(map(repr, NORMALIZATIONS))}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend is {backend!r}; expected one of {', '.join(map(repr, BACKENDS))}")
+        if not 0.0 <= dropout <= 1.0:
+            raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1]")
+        if out_channels < 1 or heads < 1:
+            raise ValueError(f"out_channels is {out_channels} and heads is {heads}; expected at least 1 each")
+
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.heads = heads
+        self.concat = concat
+        self.normalize = normalize
+        self.edge_dim = edge_dim
+        self.dropout = dropout
+        self.add_self_loops = add_self_loops
+        self.fill_value = fill_value
+        self.backend = backend
+
+        self.score = resolve(score)
+        self.score.setup(in_channels, out_channels, heads, edge_dim, bias)
+        self.root_weight = self.score.root_weight if root_weight is None else root_weight
+        if residual and self.root_weight:
+            raise ValueError("residual and root_weight are both True; they add the same term, choose one")
+        if beta and not self.root_weight:
+            raise ValueError("beta is True but root_weight is False; the gate has nothing to mix in")
+
+        width = heads * out_channels if concat else out_channels
+        target = in_channels[1] if isinstance(in_channels, tuple) else in_channels
+        self.lin_skip = Linear(target, width, bias=bias) if self.root_weight else None
+        self.lin_beta = Linear(3 * width, 1, bias=False) if beta else None
+        self.res = Linear(target, width, bias=False, weight_initializer="glorot") if residual else None
+        self.bias = nn.Parameter(torch.empty(width)) if bias and self.score.output_bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        super().reset_parameters()
+        self.score.reset_parameters()
+        for module in (self.lin_skip, self.lin_beta, self.res):
+            if module is not None:
+                module.reset_parameters()
+        zeros(self.bias)
+
+    def forward(
+        self,
+        x: Tensor | tuple[Tensor, Tensor | None],
+        edge_index: Any,
+        edge_attr: Tensor | None = None,
+        size: tuple[int | None, int | None] | None = None,
+        *,
+        batch: Tensor | None = None,
+        return_attention_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
+        r"""Attend along the edges.
+
+        Args:
+            x: Node features, or (source, target) features of a bipartite graph. Target features may be ``None`` with
+                ``score="gat"``.
+            edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, a torch sparse matrix (row = target), or
+                an :class:`~graphattn.Affinity`, which keeps its sorted form between calls. The weights of the last
+                two are a prior: they multiply the exponentials of the scores (or the unnormalized affinity).
+            edge_attr: Edge features; without them the edge terms are 0.
+            size: (number of sources, number of targets), where the features do not tell.
+            batch: Graph of each target, for ``normalize="relu_frobenius"``, whose norm is one per graph.
+            return_attention_weights: Whether to also return ``(edge_index, alpha)``: the caller's edges first, in
+                their order, then the self-loops that the layer added.
+
+        Returns:
+            The attended features; nodes without edges get the root or bias term alone.
+
+        Raises:
+            ValueError: If a shape, a device or an index does not fit, or a prior weight is negative.
+            TypeError: If a dtype does not fit.
+        """
+        x_src, x_dst = x if isinstance(x, (tuple, list)) else (x, x)
+        layout, prior = read_edges(edge_index, x_src, x_dst, size, self.heads)
+        edge_attr = check_edge_attr(edge_attr, self.edge_dim, layout)
+        if self.add_self_loops:
+            layout, prior, edge_attr = append_loops(layout, prior, edge_attr, self.fill_value)
+
+        projected = self.score.project(x_src, x_dst, edge_attr)
+        values = edge_attr if self.score.edge_values else None
+        if self._needs_messages():
+            out, alpha = self._pass_messages(projected, values, layout, prior, batch)
+        else:
+            out, alpha = self._attend(projected, values, layout, prior, batch, return_attention_weights)
+
+        # A prior may be of another dtype; the layer keeps that of its features.
+        dtype = projected[2].dtype
+        out, alpha = out.to(dtype), None if alpha is None else alpha.to(dtype)
+        out = out.reshape(-1, self.heads * self.out_channels) if self.concat else out.mean(dim=1)
+        out = self._add_root(out, x_dst)
+        return (out, (layout.edge_index, alpha)) if return_attention_weights else out
+
+    def message(self, v_j: Tensor, alpha: Tensor, e: Tensor | None) -> Tensor:
+        """Weigh the values of single edges; the path that hooks and explainers see."""
+        return alpha.unsqueeze(-1) * (v_j if e is None else v_j + e)
+
+    def explain_message(self, inputs: Tensor, dim_size: int | None) -> Tensor:
+        """Weigh messages by the edge mask of an explainer; self-loops that the layer added keep theirs."""
+        mask = self._edge_mask
+        if mask is None:
+            raise ValueError("_edge_mask is None; an explainer sets it before it runs the layer")
+        mask = mask.sigmoid() if self._apply_sigmoid else mask
+        return inputs * F.pad(mask, (0, inputs.size(0) - mask.size(0)), value=1.0).view(-1, 1, 1)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, heads={self.heads}, "
+            f"score={type(self.score).__name__})"
+        )
+
+    def _needs_messages(self) -> bool:
+        """Whether something must see single messages, which the fused path never makes."""
+        return bool(
+            self.explain
+            or self.decomposed_layers > 1
+            or self.aggr not in _SUMS
+            or any(getattr(self, name) for name in _HOOKS)
+            or type(self).message is not AttentionConv.message
+            or type(self).aggregate is not MessagePassing.aggregate
+            or type(self).update is not MessagePassing.update
+        )
+
+    def _attend(
+        self,
+        projected: Projected,
+        edge_attr: Tensor | None,
+        layout: Layout,
+        prior: Tensor | None,
+        batch: Tensor | None,
+        return_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Score, normalize and propagate in the fused kernels."""
+        q, k, v, e = projected
+        dropout = self.dropout if self.training else 0.0
+        if self.normalize != "softmax":
+            alpha = self._normalized(self._scores(projected, layout), layout, prior, batch)
+            kept = _drop(alpha, dropout)
+            out = ops.spmm(kept, v, layout, backend=self.backend)
+            if edge_attr is not None:
+                out = out + self._sum_edges(kept, edge_attr, layout)
+            return out, alpha
+
+        bias = None if prior is None else log_prior(prior).expand(-1, self.heads)
+        options = {"dropout": dropout, "return_weights": return_weights, "backend": self.backend}
+        if edge_attr is not None:
+            options |= {"edge_attr": edge_attr, "edge_proj": self.score.edge_proj(edge_attr)}
+        if self.score.kind == "dot":
+            result = ops.edge_attention(q, k, v, layout, scale=self.score.scale, bias=bias, **options)
+        else:
+            scores = self._scores(projected, layout)
+            result = ops.edge_aggregate(scores if bias is None else scores + bias, v, layout, **options)
+        return result if return_weights else (result, None)
+
+    def _pass_messages(
+        self,
+        projected: Projected,
+        edge_attr: Tensor | None,
+        layout: Layout,
+        prior: Tensor | None,
+        batch: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Do the same edge by edge, where hooks, explainers and subclasses can look on and take part."""
+        edge_index = layout.edge_index.long()
+        q, k, v, e = projected
+        q_i = None if q is None else q.index_select(0, edge_index[1])
+        scores = self.score.edge(q_i, k.index_select(0, edge_index[0]), e)
+        alpha = self._normalized(scores, layout, prior, batch)
+        kept = _drop(alpha, self.dropout if self.training else 0.0)
+        # Decomposition splits the channels of nodes alone, so the edges' part is then added as a whole.
+        whole = self.decomposed_layers == 1
+        lifted = self.score.lift(edge_attr) if edge_attr is not None and whole else None
+        size = (layout.num_cols, layout.num_rows)
+        if prior is not None and self.aggr not in _SUMS:
+            # A removed edge adds 0 to a sum, but would count in a mean or a maximum: it goes to a row of its own.
+            removed = (prior == 0).all(dim=1)
+            edge_index = torch.stack([edge_index[0], torch.where(removed, layout.num_rows, edge_index[1])])
+            size = (layout.num_cols, layout.num_rows + 1)
+        out = self.propagate(edge_index, v=v, alpha=kept, e=lifted, size=size)[: layout.num_rows]
+        if edge_attr is not None and not whole:
+            out = out + self._sum_edges(kept, edge_attr, layout)
+        return out, alpha
+
+    def _scores(self, projected: Projected, layout: Layout) -> Tensor:
+        q, k, _, e = projected
+        if self.score.kind == "dot" and e is None:
+            return self.score.scale * ops.sddmm(q, k, layout, backend=self.backend)
+        if self.score.kind == "separable" or self.backend == "reference":
+            source, target = layout.edge_index.long()
+            return self.score.edge(None if q is None else q.index_select(0, target), k.index_select(0, source), e)
+        return ops.edge_scores(_snapshot(self.score).edge, q, k, e, layout, tuple(self.score.parameters()))
+
+    def _normalized(self, scores: Tensor, layout: Layout, prior: Tensor | None, batch: Tensor | None) -> Tensor:
+        return normalize_scores(self.normalize, scores, EdgeSupport(layout, batch), prior)
+
+    def _sum_edges(self, weights: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
+        """Sum projected edge features into their targets: the projection of the weighted sum of the raw ones."""
+        sums = ops.spmm(weights, edge_attr.unsqueeze(1), layout.incidence(), backend=self.backend)
+        return torch.einsum("nhd,hcd->nhc", sums, self.score.edge_proj(edge_attr).to(sums.dtype))
+
+    def _add_root(self, out: Tensor, x_dst: Tensor | None) -> Tensor:
+        if x_dst is not None and self.lin_skip is not None:
+            root = self.lin_skip(x_dst)
+            if self.lin_beta is None:
+                out = out + root
+            else:
+                beta = self.lin_beta(torch.cat([out, root, out - root], dim=-1)).sigmoid()
+                out = beta * root + (1 - beta) * out
+        if x_dst is not None and self.res is not None:
+            out = out + self.res(x_dst)
+        return out if self.bias is None else out + self.bias
+
+
+def _snapshot(module: Any) -> Any:
+    """Copy a module around the same tensors: the backward evaluates the edges anew, with the parameters of this call.
+
+    ``torch.func.functional_call`` has taken them out of the module itself by then.
+    """
+    if torch.compiler.is_compiling():
+        return module
+    clone = copy.copy(module)
+    clone._parameters, clone._buffers = dict(module._parameters), dict(module._buffers)
+    clone._modules = {name: child and _snapshot(child) for name, child in module._modules.items()}
+    return clone
+
+
+def _drop(alpha: Tensor, dropout: float) -> Tensor:
+    keep = keep_mask(alpha.size(0), alpha.size(1), dropout, alpha.device)
+    return alpha if keep is None else alpha * keep / (1.0 - dropout if dropout < 1.0 else 1.0)
