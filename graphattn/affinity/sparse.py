@@ -157,7 +157,7 @@ class SparseAffinity(Affinity):
     @property
     def T(self) -> SparseAffinity:  # noqa: N802
         if self._transposed is None:
-            self._transposed = _TransposedLayout(self._layout)
+            self._transposed = self._layout.transpose()
         other = SparseAffinity(self._transposed, self._weight, symmetric=self.symmetric, labels=self.labels)
         other._transposed, other._radius, other._dtype = self._layout, self._radius, self._dtype
         return other
@@ -281,26 +281,3 @@ class SparseAffinity(Affinity):
         return (
             f"SparseAffinity({n} x {m}, edges={self.num_edges}, heads={self.num_heads}, dtype={self.dtype}{symmetric})"
         )
-
-
-class _TransposedLayout(Layout):
-    """The layout of a transposed affinity, read off that of the affinity: one pair of sorts serves both."""
-
-    def __init__(self, base: Layout) -> None:
-        super().__init__(base.edge_index.flip(0), base.num_cols, base.num_rows)
-        self._base = base
-
-    def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        if self._csr is None:
-            _, _, perm = self._base.csr()
-            colptr, row, slot = self._base.csc()
-            self._csr = colptr, row, slot if perm is None else perm.index_select(0, slot)
-        return self._csr
-
-    def csc(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self._csc is None:
-            rowptr, col, _ = self._base.csr()
-            _, _, slot = self._base.csc()
-            back = torch.empty_like(slot).index_copy(0, slot, torch.arange(slot.numel(), device=slot.device))
-            self._csc = rowptr, col, back
-        return self._csc

@@ -1,9 +1,7 @@
-"""The sparse core: score, normalize and propagate over the edges of a graph; one definition per op, several backends."""
+"""The sparse core: score, normalize and propagate over edges; one definition per op, several backends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Literal, overload
 
@@ -12,6 +10,17 @@ from torch import Tensor
 
 from graphattn._optional import require
 from graphattn.ops import csr, reference, scatter
+from graphattn.ops.inputs import (
+    as_layout,
+    check_device,
+    check_edge_features,
+    check_edges,
+    check_nodes,
+    check_sizes,
+    keep_mask,
+    widen,
+    without_autocast,
+)
 from graphattn.ops.layout import Layout, check_edge_index, check_range
 
 _MODULES: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter}
@@ -48,11 +57,12 @@ def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Te
         >>> sddmm(x, x, edges).flatten().tolist()
         [11.0, 11.0]
     """
-    _check_nodes(q=q, k=k)
-    _check_sizes("k", k, heads=None if k.size(1) == 1 else q.size(1), channels=q.size(2))
+    check_nodes(q=q, k=k)
+    check_sizes("k", k, heads=None if k.size(1) == 1 else q.size(1), channels=q.size(2))
     layout = as_layout(edge_index, q.size(0), k.size(0))
-    _check_device(layout, q=q, k=k)
-    with _accumulating(q, k) as ((q, k), dtype):
+    check_device(layout, q=q, k=k)
+    (q, k), dtype = widen(q, k)
+    with without_autocast(layout.edge_index.device):
         return _backend(backend, layout).sddmm(q, k, layout).to(dtype)
 
 
@@ -86,13 +96,14 @@ def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = 
         >>> spmm(torch.full((3, 1), 0.5), x, edges).flatten().tolist()
         [55.0, 0.5, 0.0]
     """
-    _check_nodes(x=x)
+    check_nodes(x=x)
     if num_rows is None and isinstance(edge_index, Tensor):
         num_rows = x.size(0)
     layout = as_layout(edge_index, num_rows, x.size(0))
-    _check_edges("weights", weights, layout, heads=None if x.size(1) == 1 else x.size(1))
-    _check_device(layout, weights=weights, x=x)
-    with _accumulating(weights, x) as ((weights, x), dtype):
+    check_edges("weights", weights, layout, heads=None if x.size(1) == 1 else x.size(1))
+    check_device(layout, weights=weights, x=x)
+    (weights, x), dtype = widen(weights, x)
+    with without_autocast(layout.edge_index.device):
         return _backend(backend, layout).spmm(weights, x, layout).to(dtype)
 
 
@@ -135,9 +146,10 @@ def edge_softmax(scores: Tensor, edge_index: Any, *, num_rows: int | None = None
         layout = Layout(torch.stack([sources, edge_index[1].long()]), num_rows, edge_index.size(1))
     else:
         layout = as_layout(edge_index, num_rows, None)
-    _check_edges("scores", scores, layout)
-    _check_device(layout, scores=scores)
-    with _accumulating(scores) as ((scores,), dtype):
+    check_edges("scores", scores, layout)
+    check_device(layout, scores=scores)
+    (scores,), dtype = widen(scores)
+    with without_autocast(layout.edge_index.device):
         return _backend(backend, layout).edge_softmax(scores, layout).to(dtype)
 
 
@@ -234,18 +246,19 @@ def edge_attention(
     Reference:
         Vaswani et al., "Attention Is All You Need", 2017; Shi et al., "Masked Label Prediction", 2021 (edge features).
     """
-    _check_nodes(q=q, k=k, v=v)
-    _check_sizes("k", k, rows=v.size(0), heads=q.size(1), channels=q.size(2))
-    _check_sizes("v", v, heads=q.size(1))
+    check_nodes(q=q, k=k, v=v)
+    check_sizes("k", k, rows=v.size(0), heads=q.size(1), channels=q.size(2))
+    check_sizes("v", v, heads=q.size(1))
     layout = as_layout(edge_index, q.size(0), k.size(0))
     if bias is not None:
-        _check_edges("bias", bias, layout, heads=q.size(1))
-    _check_edge_features(edge_attr, edge_proj, layout, heads=q.size(1), channels=q.size(2))
-    _check_sizes("v", v, channels=q.size(2) if edge_attr is not None else None)
-    _check_device(layout, q=q, k=k, v=v, bias=bias, edge_attr=edge_attr, edge_proj=edge_proj)
+        check_edges("bias", bias, layout, heads=q.size(1))
+    check_edge_features(edge_attr, edge_proj, layout, heads=q.size(1), channels=q.size(2))
+    check_sizes("v", v, channels=q.size(2) if edge_attr is not None else None)
+    check_device(layout, q=q, k=k, v=v, bias=bias, edge_attr=edge_attr, edge_proj=edge_proj)
     keep = keep_mask(layout.num_edges, q.size(1), dropout, q.device)
     scale = q.size(2) ** -0.5 if scale is None else scale
-    with _accumulating(q, k, v, bias, edge_attr, edge_proj) as ((q, k, v, bias, edge_attr, edge_proj), dtype):
+    (q, k, v, bias, edge_attr, edge_proj), dtype = widen(q, k, v, bias, edge_attr, edge_proj)
+    with without_autocast(layout.edge_index.device):
         out, weights = _backend(backend, layout).attention(
             q, k, v, layout, scale, bias, keep, edge_attr, edge_proj, return_weights
         )
@@ -301,42 +314,21 @@ def edge_aggregate(
         >>> edge_aggregate(scores, torch.tensor([[[7.0]], [[9.0]]]), edges).flatten().tolist()
         [9.0, 0.0]
     """
-    _check_nodes(v=v)
+    check_nodes(v=v)
     if num_rows is None and isinstance(edge_index, Tensor):
         num_rows = v.size(0)
     layout = as_layout(edge_index, num_rows, v.size(0))
-    _check_edges("scores", scores, layout, heads=v.size(1))
-    _check_edge_features(edge_attr, edge_proj, layout, heads=v.size(1), channels=v.size(2))
-    _check_device(layout, scores=scores, v=v, edge_attr=edge_attr, edge_proj=edge_proj)
+    check_edges("scores", scores, layout, heads=v.size(1))
+    check_edge_features(edge_attr, edge_proj, layout, heads=v.size(1), channels=v.size(2))
+    check_device(layout, scores=scores, v=v, edge_attr=edge_attr, edge_proj=edge_proj)
     keep = keep_mask(layout.num_edges, v.size(1), dropout, v.device)
-    with _accumulating(scores, v, edge_attr, edge_proj) as ((scores, v, edge_attr, edge_proj), dtype):
+    (scores, v, edge_attr, edge_proj), dtype = widen(scores, v, edge_attr, edge_proj)
+    with without_autocast(layout.edge_index.device):
         out, weights = _backend(backend, layout).aggregate(
             scores, v, layout, keep, edge_attr, edge_proj, return_weights
         )
         out = _rescale(out, dropout).to(dtype)
     return (out, weights.to(dtype)) if return_weights else out
-
-
-def keep_mask(num_edges: int, num_heads: int, dropout: float, device: torch.device) -> Tensor | None:
-    """Draw which weights survive dropout, one bool per edge (caller's order) and head; ``None`` keeps all."""
-    if not 0.0 <= dropout <= 1.0:
-        raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1]")
-    return torch.rand(num_edges, num_heads, device=device) >= dropout if dropout > 0 else None
-
-
-def as_layout(edge_index: Any, num_rows: int | None, num_cols: int | None) -> Layout:
-    """Turn what a caller may pass as edges into a :class:`Layout` of the expected size."""
-    if isinstance(edge_index, Tensor):
-        check_edge_index(edge_index)
-        assert num_rows is not None and num_cols is not None  # every op knows them where edges are a plain tensor
-        return Layout(edge_index, num_rows, num_cols)
-    layout = edge_index if isinstance(edge_index, Layout) else getattr(edge_index, "layout", None)
-    if not isinstance(layout, Layout):
-        check_edge_index(edge_index)
-    for name, expected, actual in (("targets", num_rows, layout.num_rows), ("sources", num_cols, layout.num_cols)):
-        if expected is not None and expected != actual:
-            raise ValueError(f"edge_index has {actual} {name}, but the features have {expected} rows for them")
-    return layout
 
 
 def _backend(name: str, layout: Layout) -> ModuleType:
@@ -359,73 +351,5 @@ def _backend(name: str, layout: Layout) -> ModuleType:
     return _MODULES[name]
 
 
-@contextmanager
-def _accumulating(*tensors: Tensor | None) -> Iterator[tuple[list[Any], torch.dtype]]:
-    """Promote inputs to one dtype of at least float32, autocast off; yields them and the dtype to return to."""
-    given = [x for x in tensors if x is not None]
-    dtype = given[0].dtype
-    for x in given[1:]:
-        dtype = torch.promote_types(dtype, x.dtype)
-    wide = torch.promote_types(dtype, torch.float32)
-    promoted = [x if x is None else x.to(wide) for x in tensors]
-    device = given[0].device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            yield promoted, dtype
-    else:
-        yield promoted, dtype
-
-
 def _rescale(out: Tensor, dropout: float) -> Tensor:
     return out / (1.0 - dropout) if 0.0 < dropout < 1.0 else out
-
-
-def _check_float(name: str, x: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is a {type(x).__name__}; expected a floating-point Tensor")
-    if not x.is_floating_point():
-        raise TypeError(f"{name} has dtype {x.dtype}; expected a floating-point dtype")
-
-
-def _check_nodes(**tensors: Any) -> None:
-    for name, x in tensors.items():
-        _check_float(name, x)
-        if x.dim() != 3:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected [nodes, heads, channels]")
-
-
-def _check_sizes(
-    name: str, x: Tensor, *, rows: int | None = None, heads: int | None = None, channels: int | None = None
-) -> None:
-    for dim, what, expected in ((0, "rows", rows), (1, "heads", heads), (2, "channels", channels)):
-        if expected is not None and x.size(dim) != expected:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {expected} {what}, got {x.size(dim)}")
-
-
-def _check_edges(name: str, x: Any, layout: Layout, heads: int | None = None) -> None:
-    _check_float(name, x)
-    if x.dim() != 2 or x.size(0) != layout.num_edges or (heads is not None and x.size(1) != heads):
-        expected = f"[{layout.num_edges}, {'heads' if heads is None else heads}]"
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {expected}: one value per edge and head")
-
-
-def _check_edge_features(attr: Any, proj: Any, layout: Layout, *, heads: int, channels: int) -> None:
-    if (attr is None) != (proj is None):
-        missing, given = ("edge_proj", "edge_attr") if proj is None else ("edge_attr", "edge_proj")
-        raise ValueError(f"{missing} is None but {given} is given; pass both or neither")
-    if attr is None:
-        return
-    _check_float("edge_attr", attr)
-    _check_float("edge_proj", proj)
-    if attr.dim() != 2 or attr.size(0) != layout.num_edges:
-        raise ValueError(f"edge_attr has shape {tuple(attr.shape)}; expected [{layout.num_edges}, D], one row per edge")
-    expected = (heads, channels, attr.size(1))
-    if tuple(proj.shape) != expected:
-        raise ValueError(f"edge_proj has shape {tuple(proj.shape)}; expected {expected}: heads, channels, edge features")
-
-
-def _check_device(layout: Layout, **tensors: Tensor | None) -> None:
-    device = layout.edge_index.device
-    for name, x in tensors.items():
-        if x is not None and x.device != device:
-            raise ValueError(f"{name} is on {x.device} but edge_index is on {device}; move one of them")

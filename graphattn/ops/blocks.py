@@ -64,7 +64,7 @@ def edge_scores(
 
 class _EdgeScores(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         function: EdgeFunction,
         layout: Layout,
@@ -86,29 +86,30 @@ class _EdgeScores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, edge_attr, *parameters = ctx.saved_tensors
-        tensors = [q, k, edge_attr, *parameters]
-        wanted = ctx.needs_input_grad[2:]
+        tensors = ctx.saved_tensors
+        wanted = [i for i, need in enumerate(ctx.needs_input_grad[2:]) if need]
         # Sums over many edges, which half precision would stop adding to.
-        grads = [
-            torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if need else None
-            for x, need in zip(tensors, wanted, strict=True)
-        ]
-        for edges, row, col in _blocks(ctx.layout, q):
-            index = [row, col, edges]
-            taken = [_take(x, at) for x, at in zip(tensors[:3], index, strict=True)]
-            inputs = [x if x is None else x.requires_grad_(need) for x, need in zip(taken, wanted[:3], strict=True)]
+        sums = {i: torch.zeros_like(tensors[i], dtype=_wide(tensors[i])) for i in wanted}
+        for edges, row, col in _blocks(ctx.layout, tensors[0]):
+            ends = row, col, edges
+            inputs = [_take(x, at) for x, at in zip(tensors[:3], ends, strict=True)]
+            leaves: list[Any] = [x if x is None else x.requires_grad_(i in wanted) for i, x in enumerate(inputs)]
+            leaves += tensors[3:]
             with torch.enable_grad():
-                scores = ctx.function(*inputs)
-            at = [i for i, need in enumerate(wanted) if need]
-            leaves = [(inputs + parameters)[i] for i in at]
-            found = torch.autograd.grad(scores, leaves, grad.index_select(0, edges), allow_unused=True)
-            for i, part in zip(at, found, strict=True):
+                scores = ctx.function(*leaves[:3])
+            found = torch.autograd.grad(
+                scores, [leaves[i] for i in wanted], grad.index_select(0, edges), allow_unused=True
+            )
+            for i, part in zip(wanted, found, strict=True):
                 if part is not None and i < 3:
-                    grads[i].index_add_(0, index[i], part.to(grads[i].dtype))
+                    sums[i].index_add_(0, ends[i], part.to(sums[i].dtype))
                 elif part is not None:
-                    grads[i].add_(part)
-        return None, None, *(g if g is None else g.to(x.dtype) for g, x in zip(grads, tensors, strict=True))
+                    sums[i].add_(part)
+        return None, None, *(sums[i].to(x.dtype) if i in sums else None for i, x in enumerate(tensors))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _blocks(layout: Layout, q: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -12,74 +12,16 @@ and each line is again one of the same kernels, on the CSR pattern or on its tra
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
-from graphattn.ops.layout import Layout, csc_layout, slot_rows
-
-with warnings.catch_warnings():
-    # torch announces the beta state of its CSR layout once per process; our users cannot act on it.
-    warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.tensor([0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (0, 0))
-
-_HAS_MKL = torch.backends.mkl.is_available()
+from graphattn.ops.kernels import Pattern, add_products_, by_heads, product, softmax_, softmax_backward_
+from graphattn.ops.layout import Layout, csc_layout
 
 
-# One head, one kernel ################################################################################################
-
-
-def _matrix(rowptr: Tensor, col: Tensor, values: Tensor, num_cols: int) -> Tensor:
-    size = (rowptr.numel() - 1, num_cols)
-    return torch.sparse_csr_tensor(rowptr, col, values, size, check_invariants=False)
-
-
-def _add_products_(values: Tensor, a: Tensor, b: Tensor, rowptr: Tensor, col: Tensor, scale: float = 1.0) -> None:
-    """Add ``scale * a[row] . b[col]`` to the values of every slot, in place."""
-    num_entries = a.size(0) * b.size(0)
-    if values.numel() > num_entries:
-        # torch's kernel takes a matrix to store no more values than it has entries and corrupts memory where parallel
-        # edges make it more. The dense product is the smaller one then. As in _product, ``out`` keeps autocast away.
-        dense = torch.mm(a, b.t(), out=a.new_empty(a.size(0), b.size(0)))
-        values.add_(dense[slot_rows(rowptr, col.numel()), col.long()], alpha=scale)
-    elif values.numel():
-        matrix = _matrix(rowptr, col, values, b.size(0))
-        torch.sparse.sampled_addmm(matrix, a, b.t(), beta=1.0, alpha=scale, out=matrix)
-
-
-def _product(values: Tensor, x: Tensor, rowptr: Tensor, col: Tensor) -> Tensor:
-    """Sum ``values * x[col]`` over the slots of each row."""
-    if values.numel() == 0:
-        return x.new_zeros(rowptr.numel() - 1, x.size(1))
-    matrix = _matrix(rowptr, col, values, x.size(0))
-    # Only MKL builds multiply a CPU CSR matrix; the reduction kernel is torch's own and always there. With ``out``, mm
-    # keeps its dtype in a backward under autocast, which otherwise asks MKL for bfloat16 kernels that do not exist.
-    if _HAS_MKL:
-        return torch.mm(matrix, x, out=x.new_empty(rowptr.numel() - 1, x.size(1)))
-    return torch.sparse.mm(matrix, x, "sum")
-
-
-def _row_sums(values: Tensor, rowptr: Tensor, col: Tensor, ones: Tensor) -> Tensor:
-    return _product(values, ones, rowptr, col).squeeze(1)
-
-
-def _softmax_(scores: Tensor, rowptr: Tensor, col: Tensor, row: Tensor, ones: Tensor) -> None:
-    """Replace the scores of one head by their softmax over each row; rows without finite scores become 0."""
-    if scores.numel() == 0:
-        return
-    top = torch.segment_reduce(scores, "max", offsets=rowptr, axis=0, unsafe=True, initial=-torch.inf)
-    top.masked_fill_(top == -torch.inf, 0.0)
-    scores.sub_(top.index_select(0, row)).exp_()
-    total = _row_sums(scores, rowptr, col, ones)
-    total.masked_fill_(total == 0, 1.0)
-    scores.div_(total.index_select(0, row))
-
-
-def _softmax_backward_(grad: Tensor, weights: Tensor, rowptr: Tensor, col: Tensor, row: Tensor, ones: Tensor) -> None:
-    """Turn the gradient of one head's weights into that of its scores, in place."""
-    shift = _row_sums(weights * grad, rowptr, col, ones)
-    grad.sub_(shift.index_select(0, row)).mul_(weights)
+def _flat(heads: Tensor) -> Tensor:
+    """Lay the heads of a group one after the other."""
+    return heads.flatten(0, 1)
 
 
 # Differentiable operators ############################################################################################
@@ -91,8 +33,9 @@ def csr_sddmm(
 ) -> Tensor:
     """Dot products ``a[h, row] . b[h, col]`` of every slot; ``b`` may have one head for all."""
     out = a.new_zeros(a.size(0), col.numel())
-    for h in range(a.size(0)):
-        _add_products_(out[h], a[h], b[h % b.size(0)], rowptr, col)
+    shared = b.size(0) == 1
+    for heads, pattern in by_heads(Pattern(rowptr, col, b.size(1)), a.size(0), shared):
+        add_products_(_flat(out[heads]), _flat(a[heads]), b[0] if shared else _flat(b[heads]), pattern)
     return out
 
 
@@ -112,7 +55,11 @@ def csr_spmm(
     slot: Tensor | None,
 ) -> Tensor:
     """Weighted sums ``sum_col weights[h, slot] * x[h, col]`` of every row; ``x`` may have one head for all."""
-    return torch.stack([_product(w, x[h % x.size(0)], rowptr, col) for h, w in enumerate(weights)])
+    out = x.new_empty(weights.size(0), rowptr.numel() - 1, x.size(2))
+    shared = x.size(0) == 1
+    for heads, pattern in by_heads(Pattern(rowptr, col, x.size(1)), weights.size(0), shared):
+        product(_flat(weights[heads]), x[0] if shared else _flat(x[heads]), pattern, _flat(out[heads]))
+    return out
 
 
 @csr_spmm.register_fake
@@ -125,10 +72,18 @@ def csr_spmm_transposed(
     weights: Tensor, x: Tensor, colptr: Tensor, row: Tensor, slot: Tensor, sum_heads: bool
 ) -> Tensor:
     """Weighted sums over the transposed pattern, ``sum_row weights[h, slot] * x[h, row]``, one head or their sum."""
-    out = x.new_zeros(1 if sum_heads else x.size(0), colptr.numel() - 1, x.size(2))
-    for h in range(x.size(0)):
-        out[0 if sum_heads else h] += _product(weights[h].index_select(0, slot), x[h], colptr, row)
-    return out
+    transposed = Pattern(colptr, row, x.size(1), slot)
+    if not sum_heads:
+        out = x.new_empty(x.size(0), colptr.numel() - 1, x.size(2))
+        for heads, pattern in by_heads(transposed, x.size(0)):
+            product(_flat(weights[heads]), _flat(x[heads]), pattern, _flat(out[heads]))
+        return out
+    # Added up head by head: the columns may be as many as the edges, and one result per head would be E x H x C.
+    total = x.new_zeros(colptr.numel() - 1, x.size(2))
+    part = torch.empty_like(total)
+    for weight, head in zip(weights, x, strict=True):
+        total += product(weight, head, transposed, part)
+    return total.unsqueeze(0)
 
 
 @csr_spmm_transposed.register_fake
@@ -140,9 +95,8 @@ def _(weights, x, colptr, row, slot, sum_heads):  # type: ignore[no-untyped-def]
 def csr_softmax(scores: Tensor, rowptr: Tensor, col: Tensor, num_cols: int) -> Tensor:
     """Softmax of every head's scores over the slots of each row."""
     weights = scores.clone(memory_format=torch.contiguous_format)
-    row, ones = slot_rows(rowptr, col.numel()), scores.new_ones(num_cols, 1)
-    for head in weights:
-        _softmax_(head, rowptr, col, row, ones)
+    for heads, pattern in by_heads(Pattern(rowptr, col, num_cols), scores.size(0)):
+        softmax_(_flat(weights[heads]), pattern)
     return weights
 
 
@@ -155,9 +109,8 @@ def _(scores, rowptr, col, num_cols):  # type: ignore[no-untyped-def]
 def csr_softmax_backward(grad: Tensor, weights: Tensor, rowptr: Tensor, col: Tensor, num_cols: int) -> Tensor:
     """Gradient of :func:`csr_softmax` with respect to its scores."""
     out = grad.clone(memory_format=torch.contiguous_format)
-    row, ones = slot_rows(rowptr, col.numel()), grad.new_ones(num_cols, 1)
-    for head, weight in zip(out, weights, strict=True):
-        _softmax_backward_(head, weight, rowptr, col, row, ones)
+    for heads, pattern in by_heads(Pattern(rowptr, col, num_cols), grad.size(0)):
+        softmax_backward_(_flat(out[heads]), _flat(weights[heads]), pattern)
     return out
 
 
@@ -181,15 +134,15 @@ def csr_attention(
     slot: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention over the slots: the aggregated values [H, N, C] and the weights [H, E] before dropout."""
-    num_heads, num_edges = q.size(0), col.numel()
-    weights = q.new_zeros(num_heads, num_edges) if bias is None else bias.clone(memory_format=torch.contiguous_format)
-    out = q.new_empty(num_heads, q.size(1), v.size(2))
-    slot_row, ones = slot_rows(rowptr, num_edges), q.new_ones(k.size(1), 1)
-    for h in range(num_heads):
-        _add_products_(weights[h], q[h], k[h], rowptr, col, scale)
-        _softmax_(weights[h], rowptr, col, slot_row, ones)
-        kept = weights[h] if keep is None else weights[h] * keep[h]
-        out[h] = _product(kept, v[h], rowptr, col)
+    shape = q.size(0), col.numel()
+    weights = q.new_zeros(shape) if bias is None else bias.clone(memory_format=torch.contiguous_format)
+    out = q.new_empty(q.size(0), q.size(1), v.size(2))
+    for heads, pattern in by_heads(Pattern(rowptr, col, k.size(1)), q.size(0)):
+        p = _flat(weights[heads])
+        add_products_(p, _flat(q[heads]), _flat(k[heads]), pattern, scale)
+        softmax_(p, pattern)
+        kept = p if keep is None else p * _flat(keep[heads])
+        product(kept, _flat(v[heads]), pattern, _flat(out[heads]))
     return out, weights
 
 
@@ -218,24 +171,27 @@ def csr_attention_backward(
     """Gradients of :func:`csr_attention` with respect to q, k, v and the bias (empty unless asked for)."""
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.zeros_like(v)
     dbias = torch.empty_like(weights) if bias_grad else weights.new_empty(0)
-    slot_row, ones = slot_rows(rowptr, col.numel()), q.new_ones(k.size(1), 1)
-    for h in range(q.size(0)):
-        ds = torch.zeros_like(weights[h])
+    groups = by_heads(Pattern(rowptr, col, k.size(1)), q.size(0))
+    transposed_groups = by_heads(Pattern(colptr, row, q.size(1), slot), q.size(0))
+    for (heads, pattern), (_, transposed) in zip(groups, transposed_groups, strict=True):
+        p = _flat(weights[heads])
+        ds = torch.zeros_like(p)
         if grad_out is not None:
-            _add_products_(ds, grad_out[h], v[h], rowptr, col)
-            kept = weights[h]
+            do = _flat(grad_out[heads])
+            add_products_(ds, do, _flat(v[heads]), pattern)
+            kept = p
             if keep is not None:
-                ds *= keep[h]
-                kept = kept * keep[h]
-            dv[h] = _product(kept.index_select(0, slot), grad_out[h], colptr, row)
+                ds *= _flat(keep[heads])
+                kept = p * _flat(keep[heads])
+            product(kept, do, transposed, _flat(dv[heads]))
         if grad_weights is not None:
-            ds += grad_weights[h]
-        _softmax_backward_(ds, weights[h], rowptr, col, slot_row, ones)
+            ds += _flat(grad_weights[heads])
+        softmax_backward_(ds, p, pattern)
         if bias_grad:
-            dbias[h] = ds
+            _flat(dbias[heads]).copy_(ds)
         ds *= scale
-        dq[h] = _product(ds, k[h], rowptr, col)
-        dk[h] = _product(ds.index_select(0, slot), q[h], colptr, row)
+        product(ds, _flat(k[heads]), pattern, _flat(dq[heads]))
+        product(ds, _flat(q[heads]), transposed, _flat(dk[heads]))
     return dq, dk, dv, dbias
 
 
@@ -294,7 +250,7 @@ def _softmax_autograd(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 def _attention_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    q, k, v, bias, keep, ctx.scale, *pattern = inputs
+    q, k, v, _, keep, ctx.scale, *pattern = inputs
     ctx.save_for_backward(q, k, v, output[1], keep, *pattern)
     # An unused output then arrives as None instead of as an E x H tensor of zeros.
     ctx.set_materialize_grads(False)

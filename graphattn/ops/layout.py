@@ -89,7 +89,7 @@ def check_edge_index(edge_index: Any) -> None:
         raise TypeError(
             f"edge_index is a {edge_index.layout} tensor; pass Affinity.from_torch_sparse(edge_index) instead"
         )
-    if edge_index.is_floating_point() or edge_index.is_complex() or edge_index.dtype == torch.bool:
+    if edge_index.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"edge_index has dtype {edge_index.dtype}; expected int64 or int32")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(f"edge_index has shape {tuple(edge_index.shape)}; expected [2, E]")
@@ -114,6 +114,11 @@ class Layout:
         num_cols: Number of sources :math:`M`.
         csr: Row pointer, columns and permutation, if already known.
         csc: Column pointer, rows and slots of the transpose, if already known.
+
+    Example:
+        >>> layout = Layout(torch.tensor([[0, 2, 1], [1, 0, 0]]), num_rows=2, num_cols=3)
+        >>> [x.tolist() for x in layout.csr()]
+        [[0, 2, 3], [1, 2, 0], [2, 1, 0]]
     """
 
     def __init__(
@@ -129,25 +134,23 @@ class Layout:
         self._csr = csr
         self._csc = csc
         self._looped: tuple[Layout, Tensor] | None = None
+        self._lender: EdgeIndex | None = None
+        self.edge_index = edge_index
+        if num_rows < 0 or num_cols < 0:
+            raise ValueError(f"num_rows is {num_rows} and num_cols is {num_cols}; expected at least 0")
         if isinstance(edge_index, EdgeIndex):
             self.edge_index = edge_index.as_tensor()
-            self._borrow(edge_index)
-        else:
-            self.edge_index = edge_index
+            if edge_index.is_sorted_by_col and edge_index.get_sparse_size() == (num_cols, num_rows):
+                self._borrow(edge_index)
 
     def _borrow(self, edges: EdgeIndex) -> None:
-        if not edges.is_sorted_by_col:
-            return
+        """Take the pointers that PyG has cached: its CSC of a (source, target) matrix is our CSR by target."""
         if self.edge_index.device.type == "cpu":
             check_range(self.edge_index, self.num_rows, self.num_cols)
-        # PyG's CSC of a (source, target) matrix is our CSR by target, and its CSR is our transpose.
         (rowptr, source), _ = edges.get_csc()
-        (colptr, target), slot = edges.get_csr()
-        if rowptr.numel() != self.num_rows + 1 or colptr.numel() != self.num_cols + 1:
-            return
         index = _index_dtype(self.edge_index, self.num_rows, self.num_cols)
         self._csr = rowptr.to(index), source.to(index), None
-        self._csc = colptr.to(index), target.to(index), slot.long()
+        self._lender = edges
 
     @property
     def num_edges(self) -> int:
@@ -163,8 +166,20 @@ class Layout:
         """Return the transposed pattern: column pointer (M + 1), target (E) and slot (E) of each of its entries."""
         if self._csc is None:
             rowptr, col, _ = self.csr()
-            self._csc = csc_layout(rowptr, col, self.num_cols)
+            if self._lender is None:
+                self._csc = csc_layout(rowptr, col, self.num_cols)
+            else:
+                (colptr, target), slot = self._lender.get_csr()
+                self._csc = colptr.to(col.dtype), target.to(col.dtype), slot.long()
         return self._csc
+
+    def transpose(self) -> Layout:
+        """Return the graph with every edge reversed; its two sorted views are this one's, the other way round."""
+        rowptr, col, perm = self.csr()
+        colptr, row, slot = self.csc()
+        back = torch.empty_like(slot).index_copy(0, slot, torch.arange(slot.numel(), device=slot.device))
+        csr = colptr, row, slot if perm is None else perm.index_select(0, slot)
+        return Layout(self.edge_index.flip(0), self.num_cols, self.num_rows, csr, (rowptr, col, back))
 
     def incidence(self) -> Layout:
         """Return the target-by-edge pattern: row i holds the edges that end in i, named in the caller's order.

@@ -26,23 +26,23 @@ def serves_cuda() -> bool:
 
 class _SegmentSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, rowptr: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, values: Tensor, rowptr: Tensor) -> Tensor:
         ctx.save_for_backward(rowptr)
         return require("torch_scatter", "scatter").segment_csr(values, rowptr, reduce="sum")
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Gather.apply(grad, *ctx.saved_tensors), None
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, rowptr: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor, rowptr: Tensor) -> Tensor:
         ctx.save_for_backward(rowptr)
         return require("torch_scatter", "scatter").gather_csr(rows, rowptr)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _SegmentSum.apply(grad, *ctx.saved_tensors), None
 
 

@@ -1,0 +1,448 @@
+"""Speed and memory of our attention against PyG's, DGL's and plain torch, interleaved in one run.
+
+    python benchmarks/attention.py --out benchmarks/results --dgl-python /path/to/python/with/dgl
+
+Every candidate first has to agree with a float64 oracle; one that does not is reported as WRONG and never timed. Then
+all of them take turns, round by round, so that a slow spell of the machine hits them alike. Peak memory is measured in
+a fresh process per candidate. Results are written after each computation: a run that was stopped goes on with
+``--resume``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_geometric
+from _attention_cases import (
+    BASELINE,
+    CASES,
+    DGL,
+    SUBJECTS,
+    Builder,
+    Case,
+    Problem,
+    candidates,
+    gathers,
+    make_problem,
+    oracle,
+)
+from _attention_report import write_report
+from torch import Tensor
+from tqdm import tqdm
+
+import graphattn
+
+HERE = Path(__file__).resolve().parent
+TINY_EDGES = 400  # of the warm-up and of --quick
+REDUCED_EDGES = 200_000  # of the agreement check where the oracle does not fit
+TURN_SECONDS = 0.2
+STEPS = 3  # of the products-sized training: the first sorts the edges, the others do not
+
+
+class DGLProcess:
+    """The interpreter that has DGL, kept alive so that its rounds alternate with ours."""
+
+    def __init__(self, python: str, threads: int) -> None:
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process, see close)
+        self._process = subprocess.Popen(
+            [python, str(HERE / "_dgl_worker.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=os.environ | {"DGLBACKEND": "pytorch", "OMP_NUM_THREADS": str(threads)},
+        )
+        self.versions: dict[str, str] = self.ask("hello", threads=threads)
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Send one request and return the answer; raise with the process's last words if there is none."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # the reason is in the log, read below
+            print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            self._log.seek(0)
+            last = (self._log.read().strip().splitlines() or ["no message"])[-1]
+            raise RuntimeError(f"the DGL process ended with code {self._process.wait()}: {last}")
+        return json.loads(answer)
+
+    def load(self, problem: Problem) -> DGLRunner:
+        """Hand a problem over; the former one is dropped."""
+        arrays = {"edge_index": problem.edge_index, **problem.leaves}
+        if problem.cotangent is not None:
+            arrays["cotangent"] = problem.cotangent
+        if problem.layer is not None:
+            arrays |= {f"w:{name}": value for name, value in problem.layer.state_dict().items()}
+        case = problem.case
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "problem.npz")
+            np.savez(path, **{name: value.detach().numpy() for name, value in arrays.items()})
+            self.ask(
+                "load", path=path, subject=problem.subject, nodes=case.nodes, heads=case.heads, channels=case.channels
+            )
+        return DGLRunner(self)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
+class DGLRunner:
+    """A :class:`_measure.Runner` in the other interpreter; seconds are measured there."""
+
+    def __init__(self, process: DGLProcess) -> None:
+        self._process = process
+
+    def forward(self, calls: int = 1) -> float:
+        return self._process.ask("forward", calls=calls)
+
+    def train(self, calls: int = 1) -> float:
+        return self._process.ask("train", calls=calls)
+
+    def peak(self) -> int:
+        return self._process.ask("peak")
+
+    def results(self) -> dict[str, Tensor]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "results.npz")
+            self._process.ask("results", path=path)
+            with np.load(path) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def measure(case: Case, subject: str, args: argparse.Namespace, dgl: DGLProcess | None) -> dict[str, Any]:
+    """Check, time and weigh every candidate of one computation."""
+    builders = candidates(subject)
+    if dgl is not None:
+        builders[DGL] = dgl.load
+    records: dict[str, Any] = {name: {"status": "ok"} for name in builders}
+
+    compared = compared_case(case)
+    check_agreement(compared, subject, builders, records)
+    if not case.full_step:
+        turn_seconds = 0.0 if args.quick else TURN_SECONDS
+        time_candidates(make_problem(case, subject), builders, records, args.repeats, turn_seconds)
+    if not args.quick:
+        for name in tqdm([name for name in builders if _ok(records, name)], desc="memory", leave=False):
+            weigh(case, subject, name, records[name], args)
+    return {"agreement_nodes": compared.nodes, "agreement_edges": compared.edges, "candidates": records}
+
+
+def compared_case(case: Case) -> Case:
+    """Return the case itself, or a smaller one where its float64 oracle would not fit well into memory."""
+    return case if 6 * case.gathered_bytes() < available_bytes() else case.scaled(REDUCED_EDGES)
+
+
+def check_agreement(case: Case, subject: str, builders: dict[str, Builder], records: dict[str, Any]) -> None:
+    """Compare every candidate's output and gradients with the oracle; mark those that differ as WRONG.
+
+    A result may be at most twice as far from the truth as the baseline's, plus two float32 roundings of the largest
+    true value. The baseline sets that budget and is itself held to 1e-3 of the largest true value. Gradients of
+    parameters are dense products of the gradients compared here; the unit tests compare them.
+    """
+    problem = make_problem(case, subject)
+    truth = oracle(problem)
+    largest = {name: value.abs().max().item() for name, value in truth.items()}
+    budget = {name: 1e-3 * value for name, value in largest.items()}
+    for name, build in builders.items():
+        record = records[name]
+        with recording_failure(record):
+            results = build(problem).results()
+            errors = {key: _error(results[key], value) for key, value in truth.items()}
+            record["agreement"] = {
+                key: {"error": _finite(errors[key]), "budget": budget[key], "largest": largest[key]} for key in truth
+            }
+            wrong = [key for key in truth if not errors[key] <= budget[key]]
+            if wrong:
+                record |= {"status": "WRONG", "reason": f"{', '.join(wrong)} differs from the float64 oracle"}
+            elif name == BASELINE:
+                eps = torch.finfo(torch.float32).eps
+                budget = {key: 2 * (errors[key] + eps * largest[key]) for key in truth}
+
+
+def _error(result: Tensor, truth: Tensor) -> float:
+    """Return the largest absolute difference; infinite where the shapes differ or something is not finite."""
+    if result.shape != truth.shape or not bool(torch.isfinite(result).all()):
+        return math.inf
+    return (result.double() - truth).abs().max().item()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no infinity
+
+
+def time_candidates(
+    problem: Problem, builders: dict[str, Builder], records: dict[str, Any], repeats: int, turn_seconds: float
+) -> None:
+    """Let the candidates take turns; the first training step of each, which may sort edges, is kept apart.
+
+    Another candidate starts each round, so that none always follows the same one. A turn is one call, or as many as fit
+    into ``turn_seconds`` and then their median: the first calls of a turn find cold caches and sleeping threads.
+    """
+    runners: dict[str, Any] = {}
+    for name, build in builders.items():
+        if _ok(records, name) and _fits(problem.case, name, records[name]):
+            with recording_failure(records[name]):
+                runner = build(problem)
+                records[name]["first_training_seconds"] = runner.train()
+                runners[name] = runner
+    for method, key in (("forward", "forward"), ("train", "training")):
+        calls: dict[str, int] = {}
+        seconds: dict[str, list[float]] = {name: [] for name in runners}
+        for turn in tqdm(range(repeats + 1), desc=key, leave=False):
+            names = list(runners)
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                if not _ok(records, name):
+                    continue
+                with recording_failure(records[name]):
+                    took = getattr(runners[name], method)(calls.get(name, 1))
+                    if turn:
+                        seconds[name].append(took)
+                    else:  # the warm-up round tells how long a call takes
+                        calls[name] = max(1, min(100, int(turn_seconds / took)))
+        for name, times in seconds.items():
+            if _ok(records, name):
+                records[name][key] = summary(times)
+
+
+def summary(seconds: Sequence[float]) -> dict[str, Any]:
+    """Return raw times, median and spread."""
+    return {
+        "seconds": list(seconds),
+        "median": statistics.median(seconds),
+        "min": min(seconds),
+        "max": max(seconds),
+    }
+
+
+def weigh(case: Case, subject: str, name: str, record: dict[str, Any], args: argparse.Namespace) -> None:
+    """Measure a candidate's peak extra memory of one training step, in a fresh process.
+
+    With ``full_step`` the same process also takes the times: nothing else would fit beside it.
+    """
+    if not _fits(case, name, record):
+        return
+    with recording_failure(record):
+        if name == DGL:
+            answer = _weigh_dgl(case, subject, args)
+        else:
+            spec = {"case": dataclasses.asdict(case), "subject": subject, "candidate": name, "threads": args.threads}
+            answer = _run_worker(spec)
+        record["peak_extra_bytes"] = answer["peak"]
+        if case.full_step:
+            record["training"] = summary(answer["seconds"])
+
+
+def _weigh_dgl(case: Case, subject: str, args: argparse.Namespace) -> dict[str, Any]:
+    process = DGLProcess(args.dgl_python, args.threads)
+    try:
+        return _peak_and_times(process.load, case, subject)
+    finally:
+        process.close()
+
+
+def _run_worker(spec: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, str(HERE / "attention.py"), "--worker", json.dumps(spec)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = "killed, out of memory" if done.returncode == -9 else last
+        raise RuntimeError(f"the fresh process ended with code {done.returncode}: {reason}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def worker(spec: dict[str, Any]) -> dict[str, Any]:
+    """Do what :func:`weigh` asks of a fresh process."""
+    torch.set_num_threads(spec["threads"])
+    build = candidates(spec["subject"])[spec["candidate"]]
+    return _peak_and_times(build, Case(**spec["case"]), spec["subject"])
+
+
+def _peak_and_times(build: Callable[[Problem], Any], case: Case, subject: str) -> dict[str, Any]:
+    tiny = build(make_problem(case.scaled(TINY_EDGES), subject, full_step=case.full_step))
+    for _ in range(2):
+        tiny.train()
+    runner = build(make_problem(case, subject, full_step=case.full_step))
+    peak = runner.peak()
+    return {"peak": peak, "seconds": [runner.train() for _ in range(STEPS)] if case.full_step else []}
+
+
+def _fits(case: Case, name: str, record: dict[str, Any]) -> bool:
+    """Whether there is memory for a candidate; notes why not, so that no process is killed to find out."""
+    needed = case.gathered_bytes()
+    if not gathers(name) or needed < available_bytes():
+        return True
+    record |= {"status": "skipped", "reason": f"needs at least {needed / 2**30:.0f} GiB (estimated)"}
+    return False
+
+
+def available_bytes() -> int:
+    """Return the memory that is free for new work."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def recording_failure(record: dict[str, Any]) -> Iterator[None]:
+    """Turn a failure of one candidate into an entry of its record; the others go on."""
+    try:
+        yield
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        # Results are published: of a path in the message only the last part is kept.
+        reason = re.sub(r"(/[\w.+-]+)+/", "", f"{type(error).__name__}: {first_line}")
+        record |= {"status": "failed", "reason": reason}
+
+
+def _ok(records: dict[str, Any], name: str) -> bool:
+    return records[name]["status"] == "ok"
+
+
+def environment(args: argparse.Namespace, dgl: DGLProcess | None) -> dict[str, Any]:
+    """Return what the numbers depend on; nothing that names the machine or its folders."""
+    cpu = "unknown"
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    scatter = sys.modules.get("torch_scatter")
+    return {
+        "versions": {
+            "graphattn": graphattn.__version__,
+            "revision": _revision(),
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "torch-geometric": torch_geometric.__version__,
+            "torch-scatter": scatter.__version__ if scatter else None,
+            "numpy": np.__version__,
+            **(dgl.versions if dgl else {"dgl": None}),
+        },
+        "hardware": {
+            "cpu": cpu,
+            "cores": os.cpu_count(),
+            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "parallel": [
+                line.strip()
+                for line in torch.__config__.parallel_info().splitlines()
+                if line.startswith(("OpenMP", "Intel(R)", "ATen parallel"))
+            ],
+        },
+        "settings": {"threads": args.threads, "repeats": args.repeats, "quick": args.quick, "dtype": "float32"},
+    }
+
+
+def _revision() -> str | None:
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def load_results(path: Path, current: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of the run to go on with; refuse to mix two machines, versions or settings."""
+    results = json.loads(path.read_text())
+    for part in ("hardware", "settings", "versions"):
+        ours, theirs = ({k: v for k, v in x[part].items() if k != "revision"} for x in (current, results))
+        if ours != theirs:
+            raise SystemExit(f"{path} was measured with other {part}; run without --resume to start anew")
+    return results
+
+
+def save(path: Path, results: dict[str, Any]) -> None:
+    """Write results so that a stop at any moment leaves either the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure what the command line asks for and write ``attention.json``, ``.md`` and ``.png``."""
+    torch.set_num_threads(args.threads)
+    path = args.out / "attention.json"
+    dgl = DGLProcess(args.dgl_python, args.threads) if args.dgl_python else None
+    try:
+        results = environment(args, dgl) | {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        results = load_results(path, results) if args.resume and path.exists() else results | {"cases": {}}
+        for case, subject in tqdm(selected(args), desc="computations"):
+            entry = results["cases"].setdefault(case.name, describe(case))
+            if subject not in entry["subjects"]:
+                entry["subjects"][subject] = measure(case, subject, args, dgl)
+                save(path, results)
+    finally:
+        if dgl is not None:
+            dgl.close()
+    print(write_report(results, args.out))
+    return results
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """Return a case as it stands in the results."""
+    sizes = {key: getattr(case, key) for key in ("kind", "nodes", "edges", "heads", "channels", "in_channels")}
+    return {**sizes, "full_step": case.full_step, "subjects": {}}
+
+
+def selected(args: argparse.Namespace) -> list[tuple[Case, str]]:
+    """Return the computations to do, small graphs first."""
+    cases = [case for case in CASES if case.name in args.cases and not (args.skip_products and case.full_step)]
+    if args.quick:
+        cases = [dataclasses.replace(case.scaled(TINY_EDGES), full_step=False) for case in cases]
+    return [(case, subject) for case in cases for subject in case.subjects if subject in args.scores]
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [case.name for case in CASES]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument(
+        "--scores", nargs="+", choices=SUBJECTS, default=SUBJECTS, metavar="NAME", help=", ".join(SUBJECTS)
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="rounds after the first call (default 5)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads of every candidate")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
+    parser.add_argument("--dgl-python", metavar="PATH", help="another interpreter, in which DGL can be imported")
+    parser.add_argument("--skip-products", action="store_true", help="leave out the largest graph")
+    parser.add_argument("--quick", action="store_true", help="tiny graphs, no memory: tells whether everything runs")
+    parser.add_argument("--resume", action="store_true", help="keep what the results in --out already hold")
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.repeats < 1 or args.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    if args.worker:
+        print(json.dumps(worker(args.worker)))
+        return
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; go on with --resume") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""torch's own sparse kernels on a CSR pattern, made safe for every graph and cheap for small ones. CPU only."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from graphattn.ops.layout import slot_rows
+
+with warnings.catch_warnings():
+    # torch announces the beta state of its CSR layout once per process; our users cannot act on it.
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (0, 0))
+
+_HAS_MKL = torch.backends.mkl.is_available()
+
+# Heads of a small graph are laid side by side as blocks of one matrix, so that a call costs little more for eight heads
+# than for one. A large graph goes head by head, and its temporaries stay one head large.
+_GROUPED_SLOTS = 1 << 20
+
+
+class Pattern:
+    """Where the slots of a CSR matrix stand; ``slot`` says where each of them finds its value, if not in place."""
+
+    def __init__(self, rowptr: Tensor, col: Tensor, num_cols: int, slot: Tensor | None = None) -> None:
+        self.rowptr = rowptr
+        self.col = col
+        self.num_cols = num_cols
+        self.slot = slot
+
+    @cached_property
+    def row(self) -> Tensor:
+        return slot_rows(self.rowptr, self.col.numel())
+
+    def matrix(self, values: Tensor) -> Tensor:
+        size = (self.rowptr.numel() - 1, self.num_cols)
+        return torch.sparse_csr_tensor(self.rowptr, self.col, values, size, check_invariants=False)
+
+
+def by_heads(pattern: Pattern, num_heads: int, shared: bool = False) -> Iterator[tuple[slice, Pattern]]:
+    """Yield groups of heads with the pattern of each: one block per head, or the same columns for all if ``shared``."""
+    num_rows, num_slots = pattern.rowptr.numel() - 1, pattern.col.numel()
+    fitting = min(_GROUPED_SLOTS // max(num_slots, 1), (2**31 - 1) // max(num_rows, pattern.num_cols, 1))
+    step = max(1, min(num_heads, fitting))
+    tiled: dict[int, Pattern] = {1: pattern}
+    for start in range(0, num_heads, step):
+        heads = slice(start, min(start + step, num_heads))
+        count = heads.stop - start
+        if count not in tiled:
+            tiled[count] = _tile(pattern, count, shared)
+        yield heads, tiled[count]
+
+
+def _tile(pattern: Pattern, count: int, shared: bool) -> Pattern:
+    block = torch.arange(count, device=pattern.col.device, dtype=pattern.col.dtype).unsqueeze(1)
+    num_slots = pattern.col.numel()
+    rowptr = (pattern.rowptr[:-1] + block * num_slots).flatten()
+    rowptr = torch.cat([rowptr, rowptr.new_full((1,), count * num_slots)])
+    col = pattern.col.repeat(count) if shared else (pattern.col + block * pattern.num_cols).flatten()
+    slot = None if pattern.slot is None else (pattern.slot + block * num_slots).flatten()
+    return Pattern(rowptr, col, pattern.num_cols if shared else count * pattern.num_cols, slot)
+
+
+def add_products_(values: Tensor, a: Tensor, b: Tensor, pattern: Pattern, scale: float = 1.0) -> None:
+    """Add ``scale * a[row] . b[col]`` to the values of every slot, in place."""
+    if values.numel() > a.size(0) * b.size(0):
+        # torch's kernel takes a matrix to store no more values than it has entries and corrupts memory where parallel
+        # edges make it more. The dense product is the smaller one then. As in product, ``out`` keeps autocast away.
+        dense = torch.mm(a, b.t(), out=a.new_empty(a.size(0), b.size(0)))
+        values.add_(dense[pattern.row, pattern.col.long()], alpha=scale)
+    elif values.numel():
+        matrix = pattern.matrix(values)
+        torch.sparse.sampled_addmm(matrix, a, b.t(), beta=1.0, alpha=scale, out=matrix)
+
+
+def product(values: Tensor, x: Tensor, pattern: Pattern, out: Tensor) -> Tensor:
+    """Sum ``values * x[col]`` over the slots of each row, into ``out``."""
+    if values.numel() == 0:
+        return out.zero_()
+    matrix = pattern.matrix(values if pattern.slot is None else values.index_select(0, pattern.slot))
+    # Only MKL builds multiply a CPU CSR matrix; the reduction kernel is torch's own and always there. With ``out``, mm
+    # keeps its dtype in a backward under autocast, which otherwise asks MKL for bfloat16 kernels that do not exist.
+    return torch.mm(matrix, x, out=out) if _HAS_MKL else out.copy_(torch.sparse.mm(matrix, x, "sum"))
+
+
+def row_sums(values: Tensor, pattern: Pattern) -> Tensor:
+    ones = values.new_ones(pattern.num_cols, 1)
+    return product(values, ones, pattern, values.new_empty(pattern.rowptr.numel() - 1, 1)).squeeze(1)
+
+
+def softmax_(scores: Tensor, pattern: Pattern) -> None:
+    """Replace the scores by their softmax over each row; rows without finite scores become 0."""
+    if scores.numel() == 0:
+        return
+    top = torch.segment_reduce(scores, "max", offsets=pattern.rowptr, axis=0, unsafe=True, initial=-torch.inf)
+    top.masked_fill_(top == -torch.inf, 0.0)
+    scores.sub_(top.index_select(0, pattern.row)).exp_()
+    total = row_sums(scores, pattern)
+    total.masked_fill_(total == 0, 1.0)
+    scores.div_(total.index_select(0, pattern.row))
+
+
+def softmax_backward_(grad: Tensor, weights: Tensor, pattern: Pattern) -> None:
+    """Turn the gradient of the weights into that of their scores, in place."""
+    shift = row_sums(weights * grad, pattern)
+    grad.sub_(shift.index_select(0, pattern.row)).mul_(weights)

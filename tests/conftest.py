@@ -1,0 +1,46 @@
+"""Fixtures that every test shares. Seeds are fixed; torch's thread count is left as the machine set it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+# OpenMP threads that spin while they wait for a core that another process holds made small kernels a hundred times
+# slower on a busy machine. It is read when torch loads its OpenMP library, so it stands before that import.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="seed of every random generator, reset before each test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # torch-scatter still scripts its functions when it is imported, which neither we nor our users can change.
+    config.addinivalue_line(
+        "filterwarnings",
+        "ignore:`torch.jit.script` is deprecated. Please switch to `torch.compile` or `torch.export`.:FutureWarning",
+    )
+
+
+@pytest.fixture(autouse=True)
+def seed(request: pytest.FixtureRequest) -> int:
+    """Seed every generator; pytest shows the printed line only when the test fails."""
+    value: int = request.config.getoption("--seed")
+    print(f"seed = {value} (repeat with --seed {value})")
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture
+def reset_dynamo() -> Iterator[None]:
+    """Start and leave with empty compile caches, so that tests do not count each other's recompilations."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
