@@ -44,3 +44,11 @@ def reset_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def large_graph_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the small graphs of the tests take the paths of large ones; ``small_graphs`` marks what tests the others."""
+    if request.node.get_closest_marker("small_graphs") is None:
+        monkeypatch.setattr("graphattn.ops.attention._SMALL", -1)
+        monkeypatch.setattr("graphattn.ops.blocks._KEPT_BYTES", -1)

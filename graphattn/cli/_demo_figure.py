@@ -45,7 +45,7 @@ def _draw_accuracies(axes: Axes, methods: tuple[str, ...], accuracies: list[dict
     values = np.array([[accuracy[name] for name in methods] for accuracy in accuracies])
     positions, bottom = np.arange(len(methods)), values.min() - 0.05
     axes.bar(positions, values.mean(0), yerr=values.std(0), color=_BARS, capsize=4, width=0.6)
-    for x, column in zip(positions, values.T, strict=True):
+    for x, column in zip(positions.tolist(), values.T, strict=True):
         axes.plot(np.full(len(column), x), column, "k.", markersize=4)
         axes.text(x, bottom + 0.004, f"{column.mean():.3f}", ha="center", color="white", weight="bold")
     axes.set_xticks(positions, methods)
@@ -88,9 +88,13 @@ def _draw_neighborhood(axes: Axes, data: Digits, network: AttentionNet, predicte
     for j, place in places.items():
         image = OffsetImage(data.x[j].cpu().numpy().reshape(8, 8), zoom=4.5, cmap="gray_r")
         edge = "black" if j == center else _SAME if y[j] == y[center] else _OTHER
-        axes.add_artist(AnnotationBbox(image, place, pad=0.15, bboxprops={"edgecolor": edge, "linewidth": 2}))
+        axes.add_artist(
+            AnnotationBbox(image, tuple(place.tolist()), pad=0.15, bboxprops={"edgecolor": edge, "linewidth": 2})
+        )
     for (j, _), w in zip(graph.edges, widths, strict=True):
-        axes.text(*(0.56 * places[j]), f"{w:.2f}", ha="center", va="center", fontsize=9, bbox={"color": "white", "pad": 1})
+        x, height = (0.56 * places[j]).tolist()
+        box = {"color": "white", "pad": 1}
+        axes.text(x, height, f"{w:.2f}", ha="center", va="center", fontsize=9, bbox=box)
     axes.set_title(
         f"Learned affinity: what the {int(y[center])} in the middle draws on (blue: same digit, red: another)"
     )

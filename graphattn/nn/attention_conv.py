@@ -14,10 +14,11 @@ from torch_geometric.nn.inits import zeros
 
 from graphattn import ops
 from graphattn.affinity.normalize import NORMALIZATIONS, EdgeSupport, log_prior, normalize_scores
-from graphattn.nn.edges import append_loops, check_edge_attr, read_edges
+from graphattn.nn.edges import FILLS, append_loops, check_edge_attr, read_edges
 from graphattn.nn.scores import Projected, Score, resolve
 from graphattn.ops import Layout
-from graphattn.ops.attention import BACKENDS, keep_mask
+from graphattn.ops.attention import BACKENDS
+from graphattn.ops.inputs import keep_mask
 
 _HOOKS = (
     "_propagate_forward_pre_hooks",
@@ -117,6 +118,8 @@ class AttentionConv(MessagePassing):
             raise ValueError(f"backend is {backend!r}; expected one of {', '.join(map(repr, BACKENDS))}")
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1]")
+        if isinstance(fill_value, str) and fill_value not in FILLS:
+            raise ValueError(f"fill_value is {fill_value!r}; expected a number, a Tensor or one of {', '.join(FILLS)}")
         if out_channels < 1 or heads < 1:
             raise ValueError(f"out_channels is {out_channels} and heads is {heads}; expected at least 1 each")
 
@@ -195,17 +198,20 @@ class AttentionConv(MessagePassing):
 
         projected = self.score.project(x_src, x_dst, edge_attr)
         values = edge_attr if self.score.edge_values else None
+        alpha: Tensor | None
         if self._needs_messages():
             out, alpha = self._pass_messages(projected, values, layout, prior, batch)
         else:
             out, alpha = self._attend(projected, values, layout, prior, batch, return_attention_weights)
 
         # A prior may be of another dtype; the layer keeps that of its features.
-        dtype = projected[2].dtype
-        out, alpha = out.to(dtype), None if alpha is None else alpha.to(dtype)
+        out = out.to(projected[2].dtype)
         out = out.reshape(-1, self.heads * self.out_channels) if self.concat else out.mean(dim=1)
         out = self._add_root(out, x_dst)
-        return (out, (layout.edge_index, alpha)) if return_attention_weights else out
+        if not return_attention_weights:
+            return out
+        assert alpha is not None, "both paths return the weights that were asked for"
+        return out, (layout.edge_index, alpha.to(projected[2].dtype))
 
     def message(self, v_j: Tensor, alpha: Tensor, e: Tensor | None) -> Tensor:
         """Weigh the values of single edges; the path that hooks and explainers see."""
@@ -247,7 +253,7 @@ class AttentionConv(MessagePassing):
         return_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Score, normalize and propagate in the fused kernels."""
-        q, k, v, e = projected
+        q, k, v, _ = projected
         dropout = self.dropout if self.training else 0.0
         if self.normalize != "softmax":
             alpha = self._normalized(self._scores(projected, layout), layout, prior, batch)
@@ -258,7 +264,7 @@ class AttentionConv(MessagePassing):
             return out, alpha
 
         bias = None if prior is None else log_prior(prior).expand(-1, self.heads)
-        options = {"dropout": dropout, "return_weights": return_weights, "backend": self.backend}
+        options: dict[str, Any] = {"dropout": dropout, "return_weights": return_weights, "backend": self.backend}
         if edge_attr is not None:
             options |= {"edge_attr": edge_attr, "edge_proj": self.score.edge_proj(edge_attr)}
         if self.score.kind == "dot":

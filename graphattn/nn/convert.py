@@ -56,6 +56,11 @@ class Acceleration:
     Attributes:
         replaced: (name, class) of every layer that was replaced.
         kept: (name, class, reason) of every attention layer that was left as it was.
+
+    Example:
+        >>> print(accelerate(nn.Sequential(GATConv(8, 4), nn.ReLU())))
+        replaced 1 layers, kept 0
+          replaced 0 (GATConv)
     """
 
     replaced: list[tuple[str, str]] = field(default_factory=list)

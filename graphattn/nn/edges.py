@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-from graphattn.affinity import Affinity, DenseAffinity
-from graphattn.ops.attention import as_layout
+from graphattn.affinity import Affinity, DenseAffinity, SparseAffinity
+from graphattn.ops.inputs import as_layout
 from graphattn.ops.layout import Layout, check_range
 
 Size = tuple[int | None, int | None] | None
+FILLS = ("mean", "add", "sum", "min", "max", "mul")
 
 
 def read_edges(
@@ -24,6 +25,8 @@ def read_edges(
         if x is not None and (not isinstance(x, Tensor) or x.dim() != 2):
             shape = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"type {type(x).__name__}"
             raise ValueError(f"{name} has {shape}; expected a Tensor [nodes, channels]")
+    if size is not None and (not isinstance(size, (tuple, list)) or len(size) != 2):
+        raise TypeError(f"size is {size!r}; expected (number of sources, number of targets)")
     num_sources, num_targets = size if size is not None else (None, None)
     num_cols = x_src.size(0)
     num_rows = num_cols if num_targets is None else num_targets
@@ -39,7 +42,7 @@ def read_edges(
     layout = as_layout(edge_index, num_rows, num_cols)
     if layout.edge_index.device != x_src.device:
         raise ValueError(f"x is on {x_src.device} but edge_index is on {layout.edge_index.device}; move one of them")
-    prior = edge_index.weight if isinstance(edge_index, Affinity) else None
+    prior = edge_index.weight if isinstance(edge_index, SparseAffinity) else None
     if prior is not None and prior.dim() == 1:
         prior = prior.unsqueeze(1)
     if prior is not None and prior.size(1) not in (1, heads):
@@ -55,6 +58,8 @@ def check_edge_attr(edge_attr: Tensor | None, edge_dim: int | None, layout: Layo
     """Return edge features as [E, D], or raise if the layer was not built for them."""
     if edge_attr is None:
         return None
+    if not isinstance(edge_attr, Tensor):
+        raise TypeError(f"edge_attr is a {type(edge_attr).__name__}; expected a floating-point Tensor")
     if edge_dim is None:
         width = edge_attr.size(-1) if edge_attr.dim() > 1 else 1
         raise ValueError(f"edge_attr has shape {tuple(edge_attr.shape)} but edge_dim is None; pass edge_dim={width}")
@@ -62,6 +67,11 @@ def check_edge_attr(edge_attr: Tensor | None, edge_dim: int | None, layout: Layo
     expected = (layout.num_edges, edge_attr.size(-1) if edge_dim < 0 else edge_dim)
     if tuple(edge_attr.shape) != expected:
         raise ValueError(f"edge_attr has shape {tuple(edge_attr.shape)}; expected {expected}: edges, edge_dim")
+    if not edge_attr.is_floating_point():
+        raise TypeError(f"edge_attr has dtype {edge_attr.dtype}; expected a floating-point dtype")
+    device = layout.edge_index.device
+    if edge_attr.device != device:
+        raise ValueError(f"edge_attr is on {edge_attr.device} but edge_index is on {device}; move one of them")
     return edge_attr
 
 

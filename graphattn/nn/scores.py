@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.inits import glorot
 
-Projected = tuple[Tensor | None, Tensor, Tensor, Tensor | None]
+Projected = tuple[Any, Tensor, Tensor, Tensor | None]  # q, k, v, e; q is None where a score can do without targets
 
 
 class Score(nn.Module):
@@ -71,6 +71,11 @@ class Score(nn.Module):
         self.lin_value = Linear(source, heads * out_channels, bias=bias)
         self.lin_edge = None if edge_dim is None else Linear(edge_dim, heads * out_channels, bias=False)
 
+    @property
+    def scale(self) -> float:
+        """Factor of the products of a ``"dot"`` score."""
+        return float(self.out_channels) ** -0.5
+
     def _claim(self, out_channels: int, heads: int) -> None:
         if self.heads:
             raise ValueError(f"score is a {type(self).__name__} that already belongs to a layer; pass a new one")
@@ -79,7 +84,7 @@ class Score(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         for module in self.children():
-            module.reset_parameters()
+            module.reset_parameters()  # type: ignore[operator]
 
     def project(self, x_src: Tensor, x_dst: Tensor | None, edge_attr: Tensor | None) -> Projected:
         """Project the nodes once: queries, keys and values, and what :meth:`edge` is to see of the edge features.
@@ -154,7 +159,7 @@ class DotProduct(Score):
 
     @property
     def scale(self) -> float:
-        return self.out_channels**-0.5 if self._scale is None else self._scale
+        return float(self.out_channels) ** -0.5 if self._scale is None else self._scale
 
     def edge(self, q_i: Tensor, k_j: Tensor, e_ij: Tensor | None) -> Tensor:
         return self.scale * (q_i * self._add_lifted(k_j, e_ij)).sum(dim=-1)
@@ -206,8 +211,9 @@ class Gaussian(Score):
 
     Example:
         >>> from graphattn.nn import AttentionConv
-        >>> AttentionConv(16, 4, score="gaussian").score.log_sigma.exp().square()
-        tensor([2.], grad_fn=<PowBackward0>)
+        >>> sigma = AttentionConv(16, 4, score="gaussian").score.log_sigma.exp()
+        >>> round(sigma.square().item(), 4)
+        2.0
     """
 
     def setup(
@@ -332,9 +338,7 @@ class GATv2(Score):
         width = heads * out_channels
         source, target = in_channels if isinstance(in_channels, tuple) else (in_channels, in_channels)
         self.lin_l = Linear(source, width, bias=bias, weight_initializer="glorot")
-        self.lin_r = (
-            self.lin_l if self.share_weights else Linear(target, width, bias=bias, weight_initializer="glorot")
-        )
+        self.lin_r = self.lin_l if self.share_weights else Linear(target, width, bias=bias, weight_initializer="glorot")
         self.att = nn.Parameter(torch.empty(1, heads, out_channels))
         self.lin_edge = None
         if edge_dim is not None:

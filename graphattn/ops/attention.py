@@ -25,6 +25,7 @@ from graphattn.ops.layout import Layout, check_edge_index, check_range
 
 _MODULES: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter}
 BACKENDS = ("auto", *_MODULES)
+_SMALL = 1 << 20  # edges x heads x channels of a graph that is gathered faster than it is sorted
 
 
 def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Tensor:
@@ -63,7 +64,7 @@ def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Te
     check_device(layout, q=q, k=k)
     (q, k), dtype = widen(q, k)
     with without_autocast(layout.edge_index.device):
-        return _backend(backend, layout).sddmm(q, k, layout).to(dtype)
+        return _backend(backend, layout, q.size(1) * q.size(2)).sddmm(q, k, layout).to(dtype)
 
 
 def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = None, backend: str = "auto") -> Tensor:
@@ -104,7 +105,7 @@ def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = 
     check_device(layout, weights=weights, x=x)
     (weights, x), dtype = widen(weights, x)
     with without_autocast(layout.edge_index.device):
-        return _backend(backend, layout).spmm(weights, x, layout).to(dtype)
+        return _backend(backend, layout, weights.size(1) * x.size(2)).spmm(weights, x, layout).to(dtype)
 
 
 def edge_softmax(scores: Tensor, edge_index: Any, *, num_rows: int | None = None, backend: str = "auto") -> Tensor:
@@ -143,14 +144,15 @@ def edge_softmax(scores: Tensor, edge_index: Any, *, num_rows: int | None = None
         check_edge_index(edge_index)
         # Only targets matter: with every edge as its own source no bound on the real sources is needed.
         sources = torch.arange(edge_index.size(1), device=edge_index.device)
-        layout = Layout(torch.stack([sources, edge_index[1].long()]), num_rows, edge_index.size(1))
+        edges = torch.stack([sources, edge_index[1].long()])
+        layout = Layout(edges, num_rows, edge_index.size(1), reused=False)
     else:
         layout = as_layout(edge_index, num_rows, None)
     check_edges("scores", scores, layout)
     check_device(layout, scores=scores)
     (scores,), dtype = widen(scores)
     with without_autocast(layout.edge_index.device):
-        return _backend(backend, layout).edge_softmax(scores, layout).to(dtype)
+        return _backend(backend, layout, scores.size(1)).edge_softmax(scores, layout).to(dtype)
 
 
 @overload
@@ -220,8 +222,9 @@ def edge_attention(
         dropout: Probability of dropping a weight; kept weights are divided by ``1 - dropout``. The mask is drawn from
             torch's global generator in the caller's edge order.
         return_weights: Whether to also return the weights, as they were before dropout.
-        backend: ``"auto"`` (``csr`` on the CPU; on CUDA ``scatter`` if installed, else ``reference``),
-            ``"reference"``, ``"csr"`` or ``"scatter"``.
+        backend: ``"auto"`` (on the CPU ``csr``, or ``reference`` for a plain ``edge_index`` so small that sorting it
+            would take longer; on CUDA ``scatter`` if installed, else ``reference``), ``"reference"``, ``"csr"`` or
+            ``"scatter"``.
 
     Shapes:
         - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)`, ``v`` :math:`(M, H, C_v)`, ``edge_index``
@@ -259,7 +262,7 @@ def edge_attention(
     scale = q.size(2) ** -0.5 if scale is None else scale
     (q, k, v, bias, edge_attr, edge_proj), dtype = widen(q, k, v, bias, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
-        out, weights = _backend(backend, layout).attention(
+        out, weights = _backend(backend, layout, q.size(1) * q.size(2)).attention(
             q, k, v, layout, scale, bias, keep, edge_attr, edge_proj, return_weights
         )
         out = _rescale(out, dropout).to(dtype)
@@ -324,22 +327,18 @@ def edge_aggregate(
     keep = keep_mask(layout.num_edges, v.size(1), dropout, v.device)
     (scores, v, edge_attr, edge_proj), dtype = widen(scores, v, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
-        out, weights = _backend(backend, layout).aggregate(
+        out, weights = _backend(backend, layout, v.size(1) * v.size(2)).aggregate(
             scores, v, layout, keep, edge_attr, edge_proj, return_weights
         )
         out = _rescale(out, dropout).to(dtype)
     return (out, weights.to(dtype)) if return_weights else out
 
 
-def _backend(name: str, layout: Layout) -> ModuleType:
+def _backend(name: str, layout: Layout, width: int) -> ModuleType:
+    """Choose the module that computes; ``width`` is the number of values that a gather makes of one edge."""
     device = layout.edge_index.device
     if name == "auto":
-        if device.type == "cpu":
-            name = "csr"
-        else:
-            # torch-scatter's kernels have no fake versions, so that a compiled graph would break there.
-            fast = device.type == "cuda" and not torch.compiler.is_compiling() and scatter.serves_cuda()
-            name = "scatter" if fast else "reference"
+        name = _fastest(layout, width, device)
     if name not in _MODULES:
         raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}")
     if name == "csr" and device.type != "cpu":
@@ -349,6 +348,16 @@ def _backend(name: str, layout: Layout) -> ModuleType:
     if name == "reference" and device.type == "cpu" and not torch.compiler.is_compiling():
         check_range(layout.edge_index, layout.num_rows, layout.num_cols)
     return _MODULES[name]
+
+
+def _fastest(layout: Layout, width: int, device: torch.device) -> str:
+    compiling = torch.compiler.is_compiling()
+    if device.type == "cpu":
+        # Sorting a small graph for one call takes longer than gathering. Compiled code does not branch on sizes.
+        gather = not compiling and not layout.reused and layout.num_edges * width <= _SMALL
+        return "reference" if gather else "csr"
+    # torch-scatter's kernels have no fake versions, so that a compiled graph would break there.
+    return "scatter" if device.type == "cuda" and not compiling and scatter.serves_cuda() else "reference"
 
 
 def _rescale(out: Tensor, dropout: float) -> Tensor:

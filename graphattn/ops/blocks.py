@@ -19,6 +19,9 @@ from graphattn.ops.layout import Layout, slot_rows
 # fastest of 0.5 to 4 MiB; an accelerator wants few large launches instead.
 _BLOCK_BYTES, _ACCELERATOR_BLOCK_BYTES = 2 << 20, 256 << 20
 
+# Up to this size, intermediates are kept: recomputing a small graph costs more than its memory is worth.
+_KEPT_BYTES = 8 << 20
+
 EdgeFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -32,7 +35,8 @@ def edge_scores(
 ) -> Tensor:
     r"""Evaluate ``function(q_i, k_j, e_ij)`` on every edge without keeping its intermediates.
 
-    Under ``torch.compile`` all edges are evaluated at once and the compiler decides what to recompute.
+    Small graphs are evaluated at once and keep them (up to 8 MiB an array), and so is everything under
+    ``torch.compile``, where the compiler decides what to recompute.
 
     Args:
         function: Maps the ends and features of some edges to their scores, each edge on its own and the same way
@@ -56,7 +60,7 @@ def edge_scores(
         >>> edge_scores(lambda q, k, e: (q - k).abs().sum(-1), x, x, None, layout).flatten().tolist()
         [3.0, 0.0]
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or layout.num_edges * q.size(1) * q.size(2) * q.element_size() <= _KEPT_BYTES:
         source, target = layout.edge_index.long()
         return function(q.index_select(0, target), k.index_select(0, source), edge_attr)
     return _EdgeScores.apply(function, layout, q, k, edge_attr, *parameters)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 
 from graphattn.ops.layout import Layout, check_edge_index
 
@@ -25,7 +26,7 @@ def as_layout(edge_index: Any, num_rows: int | None, num_cols: int | None) -> La
         check_edge_index(edge_index)  # refuses whatever is not a tensor of edges
         assert num_rows is not None, "an op that takes plain edges knows its targets"
         assert num_cols is not None, "an op that takes plain edges knows its sources"
-        return Layout(edge_index, num_rows, num_cols)
+        return Layout(edge_index, num_rows, num_cols, reused=isinstance(edge_index, EdgeIndex))
     for name, expected, actual in (("targets", num_rows, layout.num_rows), ("sources", num_cols, layout.num_cols)):
         if expected is not None and expected != actual:
             raise ValueError(f"edge_index has {actual} {name}, but the features have {expected} rows for them")

@@ -114,6 +114,7 @@ class Layout:
         num_cols: Number of sources :math:`M`.
         csr: Row pointer, columns and permutation, if already known.
         csc: Column pointer, rows and slots of the transpose, if already known.
+        reused: Whether the layout outlives the call it was made for, so that sorting a small graph pays.
 
     Example:
         >>> layout = Layout(torch.tensor([[0, 2, 1], [1, 0, 0]]), num_rows=2, num_cols=3)
@@ -128,7 +129,9 @@ class Layout:
         num_cols: int,
         csr: tuple[Tensor, Tensor, Tensor | None] | None = None,
         csc: tuple[Tensor, Tensor, Tensor] | None = None,
+        reused: bool = True,
     ) -> None:
+        self.reused = reused
         self.num_rows = num_rows
         self.num_cols = num_cols
         self._csr = csr
@@ -209,7 +212,7 @@ class Layout:
                 [(source != target) | (first.index_select(0, target) == slot), first[: loops.numel()] == num_edges]
             )
             edge_index = torch.cat([self.edge_index, torch.stack([loops, loops]).to(self.edge_index.dtype)], dim=1)
-            self._looped = Layout(edge_index, self.num_rows, self.num_cols), counts
+            self._looped = Layout(edge_index, self.num_rows, self.num_cols, reused=self.reused), counts
         return self._looped
 
     def to_slots(self, values: Tensor) -> Tensor:

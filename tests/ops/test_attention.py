@@ -774,3 +774,29 @@ def test_random_simple_graphs_agree(backend: str) -> None:
         graph = random_graph(n, m, e, seed=i)
         for op in PUBLIC:
             assert_backend_agrees(op, OPS[op].inputs(graph, torch.float32, seed=i), graph, backend)
+
+
+@pytest.mark.small_graphs
+@pytest.mark.parametrize("op", OPS)
+def test_auto_gathers_a_small_graph_that_is_used_once(op: str) -> None:
+    graph = GRAPHS["bipartite_unsorted"]
+    inputs = OPS[op].inputs(graph)
+    layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
+    once, gathered = run(OPS[op], inputs, graph), run(OPS[op], inputs, graph, backend="reference")
+    reused, sparse = run(OPS[op], inputs, graph, layout), run(OPS[op], inputs, graph, layout, backend="csr")
+    assert all(torch.equal(once[n], gathered[n]) and torch.equal(reused[n], sparse[n]) for n in once)
+
+
+@pytest.mark.small_graphs
+def test_scores_of_a_small_graph_equal_those_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = GRAPHS["bipartite_unsorted"]
+    q, k = (torch.randn(n, 3, 5, dtype=torch.float64, requires_grad=True) for n in (graph.num_rows, graph.num_cols))
+    layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
+
+    def evaluate() -> tuple[Tensor, ...]:
+        scores = edge_scores(lambda q, k, e: (q * k).tanh().sum(dim=-1), q, k, None, layout)
+        return scores, *torch.autograd.grad(scores.sin().sum(), (q, k))
+
+    at_once = evaluate()
+    monkeypatch.setattr("graphattn.ops.blocks._KEPT_BYTES", -1)
+    torch.testing.assert_close(at_once, evaluate())
