@@ -135,7 +135,7 @@ def measure(case: Case, subject: str, args: argparse.Namespace, dgl: DGLProcess 
         builders[DGL] = dgl.load
     records: dict[str, Any] = {name: {"status": "ok"} for name in builders}
 
-    compared = compared_case(case)
+    compared = compared_case(case, subject)
     check_agreement(compared, subject, builders, records)
     if not case.full_step:
         turn_seconds = 0.0 if args.quick else TURN_SECONDS
@@ -146,9 +146,14 @@ def measure(case: Case, subject: str, args: argparse.Namespace, dgl: DGLProcess 
     return {"agreement_nodes": compared.nodes, "agreement_edges": compared.edges, "candidates": records}
 
 
-def compared_case(case: Case) -> Case:
-    """Return the case itself, or a smaller one where its float64 oracle would not fit well into memory."""
-    return case if 6 * case.gathered_bytes() < available_bytes() else case.scaled(REDUCED_EDGES)
+def compared_case(case: Case, subject: str) -> Case:
+    """Return the case itself, or a smaller one where its float64 oracle would not fit well into memory.
+
+    The gradient of gatv2 jumps where a channel of an edge is 0. Among 10^8 of them float32 puts some on the other side
+    than float64, for PyG as for us; among few it does not.
+    """
+    fits = 6 * case.gathered_bytes() < available_bytes()
+    return case if fits and subject != "gatv2" else case.scaled(REDUCED_EDGES)
 
 
 def check_agreement(case: Case, subject: str, builders: dict[str, Builder], records: dict[str, Any]) -> None:
@@ -204,6 +209,8 @@ def time_candidates(
                 runner = build(problem)
                 records[name]["first_training_seconds"] = runner.train()
                 runners[name] = runner
+    if not runners:
+        return
     for method, key in (("forward", "forward"), ("train", "training")):
         calls: dict[str, int] = {}
         seconds: dict[str, list[float]] = {name: [] for name in runners}

@@ -222,9 +222,8 @@ def edge_attention(
         dropout: Probability of dropping a weight; kept weights are divided by ``1 - dropout``. The mask is drawn from
             torch's global generator in the caller's edge order.
         return_weights: Whether to also return the weights, as they were before dropout.
-        backend: ``"auto"`` (on the CPU ``csr``, or ``reference`` for a plain ``edge_index`` so small that sorting it
-            would take longer; on CUDA ``scatter`` if installed, else ``reference``), ``"reference"``, ``"csr"`` or
-            ``"scatter"``.
+        backend: ``"auto"`` (on the CPU ``csr``, or ``reference`` for a graph so small that preparing it would take
+            longer; on CUDA ``scatter`` if installed, else ``reference``), ``"reference"``, ``"csr"`` or ``"scatter"``.
 
     Shapes:
         - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)`, ``v`` :math:`(M, H, C_v)`, ``edge_index``
@@ -353,9 +352,11 @@ def _backend(name: str, layout: Layout, width: int) -> ModuleType:
 def _fastest(layout: Layout, width: int, device: torch.device) -> str:
     compiling = torch.compiler.is_compiling()
     if device.type == "cpu":
-        # Sorting a small graph for one call takes longer than gathering. Compiled code does not branch on sizes.
-        gather = not compiling and not layout.reused and layout.num_edges * width <= _SMALL
-        return "reference" if gather else "csr"
+        # On a small graph sorting for one call takes longer than gathering, and so does bringing the nodes of a graph
+        # with few edges a node into the order of the kernels. Compiled code does not branch on sizes.
+        small = not compiling and layout.num_edges * width <= _SMALL
+        few = layout.num_edges < 4 * layout.num_rows
+        return "reference" if small and (few or not layout.reused) else "csr"
     # torch-scatter's kernels have no fake versions, so that a compiled graph would break there.
     return "scatter" if device.type == "cuda" and not compiling and scatter.serves_cuda() else "reference"
 
