@@ -95,7 +95,7 @@ def test_failing_candidate_is_recorded_and_the_others_go_on(
     import _attention_cases
 
     def fail(problem):
-        raise MemoryError("no room in /home/me/some-where/file.py")
+        raise MemoryError("no room in /some/where-else/file.py")
 
     monkeypatch.setitem(_attention_cases.OP_CANDIDATES, "failing", fail)
     args = [*QUICK, "--cases", "50k-1M", "--scores", "edge_attention", "--out", str(tmp_path)]
