@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -53,6 +54,7 @@ TINY_EDGES = 400  # of the warm-up and of --quick
 REDUCED_EDGES = 200_000  # of the agreement check where the oracle does not fit
 TURN_SECONDS = 0.2
 STEPS = 3  # of the products-sized training: the first sorts the edges, the others do not
+FULL_STEP_LIMIT = 420  # seconds for those steps; a candidate that takes longer is reported as such
 
 
 class DGLProcess:
@@ -68,6 +70,7 @@ class DGLProcess:
             text=True,
             env=os.environ | {"DGLBACKEND": "pytorch", "OMP_NUM_THREADS": str(threads)},
         )
+        self._expired = False
         self.versions: dict[str, str] = self.ask("hello", threads=threads)
 
     def ask(self, do: str, **arguments: Any) -> Any:
@@ -77,6 +80,8 @@ class DGLProcess:
         with suppress(BrokenPipeError):  # the reason is in the log, read below
             print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
+        if not answer and self._expired:
+            raise TimeoutError(f"not done after {FULL_STEP_LIMIT} s")
         if not answer:
             self._log.seek(0)
             last = (self._log.read().strip().splitlines() or ["no message"])[-1]
@@ -98,6 +103,11 @@ class DGLProcess:
                 "load", path=path, subject=problem.subject, nodes=case.nodes, heads=case.heads, channels=case.channels
             )
         return DGLRunner(self)
+
+    def expire(self) -> None:
+        """Stop, so that whoever waits for an answer learns that time is over."""
+        self._expired = True
+        self._process.kill()
 
     def close(self) -> None:
         self._process.kill()
@@ -260,15 +270,21 @@ def weigh(case: Case, subject: str, name: str, record: dict[str, Any], args: arg
 
 def _weigh_dgl(case: Case, subject: str, args: argparse.Namespace) -> dict[str, Any]:
     process = DGLProcess(args.dgl_python, args.threads)
+    alarm = threading.Timer(FULL_STEP_LIMIT, process.expire)
+    alarm.start()
     try:
         return _peak_and_times(process.load, case, subject)
     finally:
+        alarm.cancel()
         process.close()
 
 
 def _run_worker(spec: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, str(HERE / "attention.py"), "--worker", json.dumps(spec)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FULL_STEP_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"not done after {FULL_STEP_LIMIT} s") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         reason = "killed, out of memory" if done.returncode == -9 else last

@@ -352,11 +352,9 @@ def _backend(name: str, layout: Layout, width: int) -> ModuleType:
 def _fastest(layout: Layout, width: int, device: torch.device) -> str:
     compiling = torch.compiler.is_compiling()
     if device.type == "cpu":
-        # On a small graph sorting for one call takes longer than gathering, and so does bringing the nodes of a graph
-        # with few edges a node into the order of the kernels. Compiled code does not branch on sizes.
-        small = not compiling and layout.num_edges * width <= _SMALL
-        few = layout.num_edges < 4 * layout.num_rows
-        return "reference" if small and (few or not layout.reused) else "csr"
+        # Sorting a small graph for one call takes longer than gathering. Compiled code does not branch on sizes.
+        small = not compiling and not layout.reused and layout.num_edges * width <= _SMALL
+        return "reference" if small else "csr"
     # torch-scatter's kernels have no fake versions, so that a compiled graph would break there.
     return "scatter" if device.type == "cuda" and not compiling and scatter.serves_cuda() else "reference"
 

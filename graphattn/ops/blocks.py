@@ -19,8 +19,9 @@ from graphattn.ops.layout import Layout, slot_rows
 # fastest of 0.5 to 4 MiB; an accelerator wants few large launches instead.
 _BLOCK_BYTES, _ACCELERATOR_BLOCK_BYTES = 2 << 20, 256 << 20
 
-# Up to this size, intermediates are kept: recomputing a small graph costs more than its memory is worth.
-_KEPT_BYTES = 8 << 20
+# Up to this size the intermediates of a forward that will be differentiated are kept: recomputing a small graph costs
+# more than its memory is worth. Without a backward, smaller blocks spare it the page faults of fresh large arrays.
+_KEPT_BYTES, _SMALL_BLOCK_BYTES = 8 << 20, 1 << 19
 
 EdgeFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -35,8 +36,8 @@ def edge_scores(
 ) -> Tensor:
     r"""Evaluate ``function(q_i, k_j, e_ij)`` on every edge without keeping its intermediates.
 
-    Small graphs are evaluated at once and keep them (up to 8 MiB an array), and so is everything under
-    ``torch.compile``, where the compiler decides what to recompute.
+    Two cases are evaluated at once and keep them: small graphs whose scores will be differentiated (up to 8 MiB an
+    array), and everything under ``torch.compile``, where the compiler decides what to recompute.
 
     Args:
         function: Maps the ends and features of some edges to their scores, each edge on its own and the same way
@@ -60,7 +61,7 @@ def edge_scores(
         >>> edge_scores(lambda q, k, e: (q - k).abs().sum(-1), x, x, None, layout).flatten().tolist()
         [3.0, 0.0]
     """
-    if torch.compiler.is_compiling() or layout.num_edges * q.size(1) * q.size(2) * q.element_size() <= _KEPT_BYTES:
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and _is_small(layout, q)):
         source, target = layout.edge_index.long()
         return function(q.index_select(0, target), k.index_select(0, source), edge_attr)
     return _EdgeScores.apply(function, layout, q, k, edge_attr, *parameters)
@@ -117,15 +118,25 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _blocks(layout: Layout, q: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (caller's edges, targets, sources) in slot order, so that the rows of a block lie close together."""
-    rowptr, col, perm = layout.csr()
-    row = slot_rows(rowptr, layout.num_edges)
-    edges = torch.arange(layout.num_edges, device=row.device) if perm is None else perm
-    budget = _BLOCK_BYTES if q.device.type == "cpu" else _ACCELERATOR_BLOCK_BYTES
+    """Yield (caller's edges, targets, sources), of a large graph in slot order: then a block's rows lie together."""
+    edges = torch.arange(layout.num_edges, device=q.device)
+    if _is_small(layout, q):
+        col, row = layout.edge_index.long()
+        budget = _SMALL_BLOCK_BYTES
+    else:
+        rowptr, col, perm = layout.csr()
+        row = slot_rows(rowptr, layout.num_edges)
+        edges = edges if perm is None else perm
+        budget = _BLOCK_BYTES
+    budget = budget if q.device.type == "cpu" else _ACCELERATOR_BLOCK_BYTES
     size = max(1, budget // (q.size(1) * q.size(2) * q.element_size()))
     for start in range(0, layout.num_edges, size):
         block = slice(start, start + size)
         yield edges[block], row[block], col[block].long()
+
+
+def _is_small(layout: Layout, q: Tensor) -> bool:
+    return layout.num_edges * q.size(1) * q.size(2) * q.element_size() <= _KEPT_BYTES
 
 
 def _take(x: Tensor | None, index: Tensor) -> Tensor | None:

@@ -25,17 +25,17 @@ def sddmm(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
 def spmm(weights: Tensor, x: Tensor, layout: Layout) -> Tensor:
     row, col = _ends(layout)
     messages = weights.unsqueeze(-1) * x.index_select(0, col)
-    return messages.new_zeros(layout.num_rows, *messages.shape[1:]).index_add(0, row, messages)
+    return messages.new_zeros(layout.num_rows, *messages.shape[1:]).index_add_(0, row, messages)
 
 
 def edge_softmax(scores: Tensor, layout: Layout) -> Tensor:
     row, _ = _ends(layout)
     top = scores.new_full((layout.num_rows, scores.size(1)), -torch.inf)
-    top = top.scatter_reduce(0, row.unsqueeze(1).expand_as(scores), scores.detach(), "amax")
+    top.scatter_reduce_(0, row.unsqueeze(1).expand_as(scores), scores.detach(), "amax")
     # Finite before the subtraction: -inf - (-inf) is NaN, and no later mask can take it out of the gradient.
-    top = top.masked_fill(top == -torch.inf, 0.0)
+    top.masked_fill_(top == -torch.inf, 0.0)
     exp = (scores - top.index_select(0, row)).exp()
-    total = torch.zeros_like(top).index_add(0, row, exp)
+    total = torch.zeros_like(top).index_add_(0, row, exp)
     return exp / total.masked_fill(total == 0, 1.0).index_select(0, row)
 
 
@@ -52,7 +52,7 @@ def aggregate(
     weights = edge_softmax(scores, layout)
     kept = weights if keep is None else weights * keep
     messages = kept.unsqueeze(-1) * _add_edges(v.index_select(0, col), edge_attr, edge_proj)
-    out = messages.new_zeros(layout.num_rows, *messages.shape[1:]).index_add(0, row, messages)
+    out = messages.new_zeros(layout.num_rows, *messages.shape[1:]).index_add_(0, row, messages)
     return out, weights if return_weights else None
 
 
