@@ -85,6 +85,20 @@ class Affinity(ABC):
         """Sum of the weights that each target receives: shape :math:`(N,)`, or :math:`(N, H)` with heads."""
 
     @abstractmethod
+    def norm_bound(self) -> Tensor:
+        r"""Bound the spectral radius by sums: the smaller of the largest absolute row sum and column sum.
+
+        .. math:: \rho(A) \le \min(\max_i \textstyle\sum_j |A_{ij}|, \max_j \sum_i |A_{ij}|)
+
+        Returns:
+            A scalar, or shape :math:`(H,)` with heads; unlike :meth:`spectral_radius` it needs no iteration.
+
+        Example:
+            >>> Affinity.from_dense(torch.tensor([[0.0, 2.0], [1.0, 1.0]])).norm_bound()
+            tensor(2.)
+        """
+
+    @abstractmethod
     def normalize(self: Self, kind: str) -> Self:
         r"""Normalize the weights, taken as scores, over rows, columns or the spectrum.
 

@@ -100,6 +100,12 @@ class DenseAffinity(Affinity):
         sums = self._matrix.sum(-1, dtype=torch.promote_types(self.dtype, torch.float32)).to(self.dtype)
         return sums.t() if self.has_heads else sums
 
+    def norm_bound(self) -> Tensor:
+        size = self._matrix.detach().abs().to(torch.promote_types(self.dtype, torch.float32))
+        if size.numel() == 0:
+            return size.new_zeros(size.shape[:-2])
+        return torch.minimum(size.sum(-1).amax(-1), size.sum(-2).amax(-1))
+
     def normalize(self, kind: str) -> DenseAffinity:
         if kind == "spectral":
             radius = self.spectral_radius()

@@ -193,6 +193,14 @@ class SparseAffinity(Affinity):
         sums = sums.to(self._dtype)
         return sums if self.has_heads else sums.squeeze(1)
 
+    def norm_bound(self) -> Tensor:
+        size = self._columns().detach().abs().to(torch.promote_types(self._dtype, torch.float32))
+        source, target = self.edge_index.long()
+        ends = ((target, self.shape[0]), (source, self.shape[1]))
+        sums = [size.new_zeros(max(nodes, 1), size.size(1)).index_add_(0, end, size) for end, nodes in ends]
+        bound = torch.minimum(sums[0].amax(0), sums[1].amax(0))
+        return bound if self.has_heads else bound[0]
+
     def normalize(self, kind: str) -> SparseAffinity:
         if kind == "spectral":
             radius = self.spectral_radius()
