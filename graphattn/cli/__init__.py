@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from graphattn import __version__
-from graphattn.cli import demo
+from graphattn.cli import demo, select
+from graphattn.cli._checks import UserError
 
-_COMMANDS = {"demo": demo}
+_COMMANDS = {"demo": demo, "select": select}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit status.
+    """Run a subcommand and return its exit status: 2 for a mistake of the user, 130 for an interruption.
 
     Example:
         >>> main([])  # doctest: +ELLIPSIS
@@ -23,10 +25,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"graphattn {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     for name, module in _COMMANDS.items():
-        summary = (module.__doc__ or "").splitlines()[0]
-        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+        manual = module.__doc__ or ""
+        command = commands.add_parser(
+            name,
+            help=manual.splitlines()[0],
+            description=manual,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help()
         return 2
-    return _COMMANDS[args.command].run(args)
+    try:
+        return _COMMANDS[args.command].run(args)
+    except UserError as error:
+        print(f"graphattn {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"graphattn {args.command}: interrupted", file=sys.stderr)
+        return 130

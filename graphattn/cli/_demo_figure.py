@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +35,7 @@ def draw(
     bars, graph = figure.subplots(1, 2, width_ratios=[1, 1.6])
     _draw_accuracies(bars, methods, accuracies)
     _draw_neighborhood(graph, data, network, predicted)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=120, format="png")
-    os.replace(part, path)
+    figure.savefig(path, dpi=120, format="png")
 
 
 def _draw_accuracies(axes: Axes, methods: tuple[str, ...], accuracies: list[dict[str, float]]) -> None:

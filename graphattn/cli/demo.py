@@ -1,8 +1,9 @@
-"""Learn to read handwritten digits from 20 labels a class by attending along a k-NN affinity; draws what it learned.
+"""Read handwritten digits: by attention along a k-NN affinity, and from the few pixels that feature selection keeps.
 
-Nothing is downloaded: scikit-learn ships the 1,797 images. An attention network, an MLP without a graph and label
-propagation without features get the same labels, seed by seed. Results are written after every seed, so an
-interrupted run keeps the seeds it has finished.
+Nothing is downloaded: scikit-learn ships the 1,797 images. First an attention network, an MLP without a graph and
+label propagation without features get the same 20 labels a class. Then Infinite Feature Selection and simpler
+rankings choose pixels, and a linear SVM reads the digits from those alone. Results are written after every seed, so
+an interrupted run keeps the seeds it has finished.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import sklearn
 import torch
 import torch.nn.functional as F
 import torch_geometric
@@ -27,7 +30,9 @@ from torch_geometric.nn import LabelPropagation
 from tqdm import tqdm
 
 from graphattn import Affinity, AttentionConv, __version__
-from graphattn.cli._files import write_text
+from graphattn.cli import _demo_features as features
+from graphattn.cli._checks import UserError, usable_device
+from graphattn.cli._files import make_folder, whole, write_text
 
 NEIGHBORS = 10
 LABELS_PER_CLASS = 20
@@ -126,59 +131,101 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo and return the exit status: 0, 2 for a wrong option, or 130 if it was interrupted."""
-    try:
-        device = torch.device(args.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        print(f"graphattn demo: --device {args.device} cannot be used: {error}", file=sys.stderr)
-        return 2
+    """Run the demo and return the exit status: 0, or 130 if it was interrupted."""
+    device = usable_device(args.device)
     if args.seeds < 1:
-        print(f"graphattn demo: --seeds is {args.seeds}; expected at least 1", file=sys.stderr)
-        return 2
-    args.out.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
+        raise UserError(f"--seeds is {args.seeds}; expected at least 1")
+    make_folder(args.out)
+    results = Results(args)
+    seeds = range(args.seed, args.seed + args.seeds)
+    return 0 if _attend(results, device, seeds) and _select(results, device, seeds) else 130
+
+
+class Results:
+    """What the demo has found so far; the file is written anew after every seed."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.out: Path = args.out
+        self.started = time.perf_counter()
+        self.parts: dict[str, Any] = {}
+        self.device = args.device
+
+    def write(self, **parts: Any) -> None:
+        self.parts |= parts
+        results = {
+            **self.parts,
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "device": self.device,
+            "versions": {
+                "graphattn": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torch_geometric": torch_geometric.__version__,
+                "scikit-learn": sklearn.__version__,
+            },
+        }
+        write_text(self.out / "results.json", json.dumps(results, indent=2) + "\n")
+
+    def announce(self, figure: Path) -> None:
+        """Say where the results are and how long it took to get there."""
+        print(f"wrote {self.out / 'results.json'} and {figure} in {time.perf_counter() - self.started:.0f} s")
+
+
+def _attend(results: Results, device: torch.device, seeds: range) -> bool:
+    """Run the first part; returns whether it ran to its end."""
     data = Digits.load(device)
     edges = data.affinity.to_edge_index()[0].size(1)
     print(f"{len(data.y)} images, a k-NN affinity of {edges} edges, {LABELS_PER_CLASS} labels a class, on {device}")
-
     accuracies: list[dict[str, float]] = []
-    interrupted = False
+    finished = False
     try:
-        for seed in range(args.seed, args.seed + args.seeds):
+        for seed in seeds:
             with tqdm(total=2 * EPOCHS, desc=f"seed {seed}", unit="epoch") as bar:
                 accuracy, network, predicted = run_seed(seed, data, bar.update)
                 bar.set_postfix_str(", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))
             accuracies.append({"seed": seed, **accuracy})
-            _write_results(args, accuracies, time.perf_counter() - started)
+            results.write(
+                task=f"{LABELS_PER_CLASS} labelled digits a class, k-NN affinity with k = {NEIGHBORS}, {EPOCHS} epochs",
+                seeds=accuracies,
+                mean={name: float(np.mean([accuracy[name] for accuracy in accuracies])) for name in METHODS},
+                std={name: float(np.std([accuracy[name] for accuracy in accuracies])) for name in METHODS},
+            )
+        finished = True
     except KeyboardInterrupt:
-        interrupted = True
-        print(f"interrupted: {len(accuracies)} of {args.seeds} seeds are finished and kept", file=sys.stderr)
-    if accuracies:
-        from graphattn.cli._demo_figure import draw  # matplotlib takes a second to import; only this needs it
+        print(f"interrupted: {len(accuracies)} of {len(seeds)} seeds are finished and kept", file=sys.stderr)
+    if "seeds" in results.parts:
+        from graphattn.cli._demo_figure import draw  # matplotlib takes a second to import; only the pictures need it
 
-        figure = args.out / "demo.png"
-        draw(figure, METHODS, accuracies, data, network, predicted)
+        with whole(results.out / "demo.png") as part:
+            draw(part, METHODS, accuracies, data, network, predicted)
         for name in METHODS:
-            values = np.array([accuracy[name] for accuracy in accuracies])
-            print(f"{name:>18}: {values.mean():.3f} ± {values.std():.3f} test accuracy over {len(values)} seeds")
-        print(f"wrote {args.out / 'results.json'} and {figure} in {time.perf_counter() - started:.0f} s")
-    return 130 if interrupted else 0
+            mean, std = results.parts["mean"][name], results.parts["std"][name]
+            print(f"{name:>18}: {mean:.3f} ± {std:.3f} test accuracy over {len(accuracies)} seeds")
+        results.announce(results.out / "demo.png")
+    return finished
 
 
-def _write_results(args: argparse.Namespace, accuracies: list[dict[str, float]], seconds: float) -> None:
-    results = {
-        "task": f"{LABELS_PER_CLASS} labelled digits a class, k-NN affinity with k = {NEIGHBORS}, {EPOCHS} epochs",
-        "seeds": accuracies,
-        "mean": {name: float(np.mean([accuracy[name] for accuracy in accuracies])) for name in METHODS},
-        "std": {name: float(np.std([accuracy[name] for accuracy in accuracies])) for name in METHODS},
-        "seconds": round(seconds, 1),
-        "device": args.device,
-        "versions": {
-            "graphattn": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torch_geometric": torch_geometric.__version__,
-        },
-    }
-    write_text(args.out / "results.json", json.dumps(results, indent=2) + "\n")
+def _select(results: Results, device: torch.device, seeds: range) -> bool:
+    """Run the second part; returns whether it ran to its end."""
+    print(f"the same images from few of their {features.PIXELS} pixels, chosen on half of the images")
+    runs: list[dict[str, Any]] = []
+    finished = False
+    try:
+        for seed in tqdm(seeds, desc="feature selection", unit="seed"):
+            runs.append(features.run_seed(seed, device))
+            results.write(features=features.summary(runs))
+        finished = True
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(runs)} of {len(seeds)} seeds are finished and kept", file=sys.stderr)
+    if "features" in results.parts:
+        from graphattn.cli._demo_features_figure import draw  # as above
+
+        summary = results.parts["features"]
+        with whole(results.out / "features.png") as part:
+            draw(part, summary)
+        column = features.SIZES.index(features.KEPT)
+        for name in features.METHODS:
+            mean, std = summary["mean"][name][column], summary["std"][name][column]
+            print(f"{name:>18}: {mean:.3f} ± {std:.3f} test accuracy from {features.KEPT} pixels")
+        results.announce(results.out / "features.png")
+    return finished

@@ -1,0 +1,172 @@
+"""``graphattn demo`` with two epochs and two sizes: what it measures, writes, draws and keeps when interrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from sklearn.datasets import load_digits
+from sklearn.feature_selection import SelectKBest
+from sklearn.model_selection import train_test_split
+
+from graphattn.cli import _demo_features as features
+from graphattn.cli import demo, main
+from graphattn.selection import InfFS, InfFSSupervised
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "EPOCHS", 2)
+    monkeypatch.setattr(features, "SIZES", (2, features.KEPT))
+
+
+def results(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text())
+
+
+def interrupt_second_call(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    run_seed, calls = module.run_seed, []
+
+    def run(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run_seed(*args)
+
+    monkeypatch.setattr(module, "run_seed", run)
+
+
+def test_results_and_pictures(tmp_path: Path, drawn: dict[str, Figure], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--seeds", "2", "--seed", "3", "--out", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.png", "features.png", "results.json"]
+    found = results(tmp_path)
+    assert list(found) == ["task", "seeds", "mean", "std", "features", "seconds", "device", "versions"]
+
+    assert [run["seed"] for run in found["seeds"]] == [3, 4]
+    for name in demo.METHODS:
+        values = [run[name] for run in found["seeds"]]
+        assert found["mean"][name] == pytest.approx(np.mean(values), rel=1e-12)
+        assert found["std"][name] == pytest.approx(np.std(values), rel=1e-12)
+        assert all(0 <= value <= 1 for value in values)
+    assert found["mean"]["label propagation"] > 0.9  # it needs no epochs
+
+    part = found["features"]
+    assert part["sizes"] == [2, 16]
+    assert [run["seed"] for run in part["seeds"]] == [3, 4]
+    for name in features.METHODS:
+        values = np.array([run["accuracy"][name] for run in part["seeds"]])
+        np.testing.assert_allclose(part["mean"][name], values.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(part["std"][name], values.std(axis=0), rtol=0, atol=1e-12)
+        assert all(len(set(run["pixels"][name])) == features.KEPT for run in part["seeds"])
+        assert part["mean"][name][1] > part["mean"][name][0] > 0.1
+
+    for name in ("demo", "features"):
+        assert imread(tmp_path / f"{name}.png").std() > 0
+    bars = drawn["demo"].axes[0]
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx([found["mean"][name] for name in demo.METHODS])
+    curves, *panels = drawn["features"].axes
+    assert [line.get_label() for line in curves.lines] == list(features.METHODS)
+    for line, name in zip(curves.lines, features.METHODS, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([part["sizes"], part["mean"][name]]))
+    by_title = {panel.get_title(): panel.images[0].get_array() for panel in panels}
+    assert list(by_title) == [*features.METHODS, "mean image"]
+    for name in features.METHODS:
+        share = np.zeros(64)
+        for run in part["seeds"]:
+            share[run["pixels"][name]] += 0.5
+        np.testing.assert_array_equal(by_title[name], share.reshape(8, 8))
+    said = capsys.readouterr().out
+    assert f"{part['mean']['Inf-FS'][1]:.3f} ± {part['std']['Inf-FS'][1]:.3f} test accuracy from 16 pixels" in said
+
+
+def test_a_seed_gives_the_same_numbers_wherever_it_stands(tmp_path: Path) -> None:
+    for out, seed, seeds in [("both", 0, 2), ("second", 1, 1)]:
+        assert main(["demo", "--seed", str(seed), "--seeds", str(seeds), "--out", str(tmp_path / out)]) == 0
+    both, second = results(tmp_path / "both"), results(tmp_path / "second")
+    assert both["seeds"][1] == second["seeds"][0]
+    assert both["features"]["seeds"][1] == second["features"]["seeds"][0]
+
+
+def test_interrupted_in_the_first_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_second_call(monkeypatch, demo)
+    assert main(["demo", "--seeds", "3", "--out", str(tmp_path)]) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.png", "results.json"]
+    assert [run["seed"] for run in results(tmp_path)["seeds"]] == [0]
+    assert "interrupted: 1 of 3 seeds are finished and kept" in capsys.readouterr().err
+
+
+def test_interrupted_in_the_second_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_second_call(monkeypatch, features)
+    assert main(["demo", "--seeds", "2", "--out", str(tmp_path)]) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.png", "features.png", "results.json"]
+    found = results(tmp_path)
+    assert len(found["seeds"]) == 2
+    assert [run["seed"] for run in found["features"]["seeds"]] == [0]
+    assert "interrupted: 1 of 2 seeds are finished and kept" in capsys.readouterr().err
+
+
+def test_interrupted_before_anything_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "train", interrupt)
+    assert main(["demo", "--out", str(tmp_path)]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "0"], "--seeds is 0; expected at least 1"),
+        (["--device", "toaster"], "--device toaster cannot be used"),
+        (["--out", "file"], "--out file cannot be made"),
+    ],
+)
+def test_mistakes_are_explained(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["demo", *options]) == 2
+    assert capsys.readouterr().err.startswith(f"graphattn demo: {message}")
+
+
+def test_rankings_are_those_of_the_estimators() -> None:
+    x, y = load_digits(return_X_y=True)
+    x, y = x[:300], y[:300]
+    varying = np.flatnonzero(np.ptp(x, axis=0))
+    orders = features.rank(x, y, 0, CPU)
+    assert list(orders) == list(features.METHODS)
+    for name, order in orders.items():
+        assert sorted(order) == varying.tolist(), name
+    best = SelectKBest(k=10).fit(x[:, varying], y)
+    assert set(orders["ANOVA F"][:10]) == set(varying[best.get_support()])
+    np.testing.assert_array_equal(orders["Inf-FS"], InfFS().fit(x).order_[: len(varying)])
+    np.testing.assert_array_equal(orders["Inf-FS supervised"], InfFSSupervised().fit(x, y).order_[: len(varying)])
+    assert (np.diff(x[:, orders["variance"]].var(axis=0)) <= 0).all()
+
+
+def test_the_images_that_are_read_choose_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    rank = features.rank
+    monkeypatch.setattr(features, "rank", lambda x, *rest: seen.append(x) or rank(x, *rest))
+    features.run_seed(5, CPU)
+    x, y = load_digits(return_X_y=True)
+    train, _ = train_test_split(x, test_size=0.5, stratify=y, random_state=5)
+    np.testing.assert_array_equal(seen, [train])
