@@ -20,6 +20,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "affinity": ("ops",),
     "diffusion": ("ops", "affinity"),
     "nn": ("ops", "affinity", "diffusion"),
+    "transforms": _CORE,
     "engine": _CORE,
     "models": _CORE,
     "retrieval": _NETWORKS,

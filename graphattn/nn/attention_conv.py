@@ -6,34 +6,24 @@ import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
-from torch_geometric.nn.inits import zeros
+from torch_geometric.nn.inits import constant, zeros
 
 from graphattn import ops
 from graphattn.affinity.normalize import NORMALIZATIONS, EdgeSupport, log_prior, normalize_scores
 from graphattn.nn.edges import FILLS, append_loops, check_edge_attr, read_edges
+from graphattn.nn.hops import SERIES, bound_radius, check_hops, fraction, logit, sum_hops
+from graphattn.nn.messages import SUMS, edge_factors, needs_messages
 from graphattn.nn.scores import Projected, Score, resolve
 from graphattn.ops import Layout
 from graphattn.ops.attention import BACKENDS
 from graphattn.ops.inputs import keep_mask
 
-_HOOKS = (
-    "_propagate_forward_pre_hooks",
-    "_propagate_forward_hooks",
-    "_message_forward_pre_hooks",
-    "_message_forward_hooks",
-    "_aggregate_forward_pre_hooks",
-    "_aggregate_forward_hooks",
-)
-
-_SUMS = ("add", "sum")
-
 
 class AttentionConv(MessagePassing):
-    r"""Let every node attend to its neighbours: one hop over an affinity built from the features.
+    r"""Let every node attend to its neighbours: one hop, many or all over an affinity built from the features.
 
     .. math::
         \mathbf{o}_i = \sum_{j \to i} A_{ij} (\mathbf{v}_j + \mathbf{W}_e \mathbf{e}_{ij}), \quad
@@ -45,6 +35,20 @@ class AttentionConv(MessagePassing):
     messages (an explainer, a hook, ``decomposed_layers``, a subclass with its own ``message``), the layer goes
     through ``message`` and ``propagate`` instead, with the same numbers.
 
+    More ``hops`` let the neighbours' neighbours speak along the same affinity, with :math:`c` = ``decay``,
+    :math:`\mathbf{u}` the :math:`\mathbf{o}` above and weights that sum to 1, so that with weights of rows that sum to
+    1 every output stays between the values. Edge features enter the values in the first hop. ``series="sum"`` keeps
+    the raw weights :math:`c^t` of Infinite Feature Selection.
+
+    .. math::
+        \mathbf{O} = \sum_{t=1}^{K} w_t\,\mathbf{A}^{t-1}\,\mathbf{U}, \quad w_t \propto c^{t-1}; \qquad
+        K = \infty: \quad \mathbf{O} = (1 - c)\,(\mathbf{I} - c\,\mathbf{A})^{-1}\,\mathbf{U}
+
+    All hops is one linear system, solved by :func:`~graphattn.diffusion.resolvent` to the precision of the dtype, with
+    an implicit gradient; it warns where it does not converge. The series converges as the spectral radius of
+    :math:`\mathbf{A}` is at most 1 (see ``normalize``). Dropout acts on the first hop alone: the expected output is
+    that without it, and dropped weights, scaled up, cannot make the series diverge.
+
     Args:
         in_channels: Width of the node features, or (source, target) widths of a bipartite graph; -1 derives it from
             the first input.
@@ -53,9 +57,14 @@ class AttentionConv(MessagePassing):
         concat: Whether heads are concatenated; otherwise they are averaged.
         score: ``"dot"``, ``"gat"``, ``"gatv2"``, ``"cosine"``, ``"gaussian"``, or a :class:`~graphattn.nn.Score`.
         normalize: ``"softmax"``, ``"row"``, ``"symmetric"``, ``"sigmoid"``, ``"sinkhorn"``, ``"relu_frobenius"`` or
-            ``"none"``.
+            ``"none"``, which has one hop only. With more hops sigmoid weights are divided by their largest row sum in
+            the graph, and relu_frobenius weights where parallel edges add up to a norm above 1.
+        hops: Number of hops :math:`K`: an integer, or ``math.inf`` for all.
+        decay: How much less every further hop counts, :math:`c`, between 0 and 1.
+        series: ``"mean"``, where one hop is plain attention whatever the decay, or ``"sum"``.
+        learn_decay: Whether :math:`c` is learned, one for each head, from ``decay`` on.
         edge_dim: Width of the edge features; ``None`` if there are none.
-        dropout: Probability of dropping an attention weight in training.
+        dropout: Probability of dropping an attention weight in training, in the first hop.
         add_self_loops: Whether every node also attends to itself, exactly once. The caller's edges keep their places.
         fill_value: Edge features of the loops: a number, a tensor, or how to reduce the features of the edges that
             enter the node (``"mean"``, ``"add"``, ``"min"``, ``"max"``, ``"mul"``).
@@ -64,7 +73,8 @@ class AttentionConv(MessagePassing):
             of the score does (dot: yes, gat and gatv2: no).
         beta: Whether a learned gate mixes the root term and the attended values instead of adding them.
         bias: Whether there are biases: in the projections for dot, also on the output for gat and gatv2.
-        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``, see :mod:`graphattn.ops`.
+        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``, see :mod:`graphattn.ops`; the solver of
+            ``hops=math.inf`` has one of its own.
         **kwargs: Further arguments of ``torch_geometric.nn.MessagePassing``.
 
     Shapes:
@@ -83,9 +93,12 @@ class AttentionConv(MessagePassing):
         >>> _, (_, alpha) = conv(x, edge_index, return_attention_weights=True)
         >>> torch.allclose(alpha[:2].sum(0), torch.ones(4))  # both edges into node 1
         True
+        >>> AttentionConv(16, 8, hops=3, decay=0.5, learn_decay=True).decay.tolist()
+        [0.5]
 
     Reference:
-        Shi et al., 2021 (dot); Veličković et al., 2018 (gat); Brody et al., 2022 (gatv2).
+        Shi et al., 2021 (dot); Veličković et al., 2018 (gat); Brody et al., 2022 (gatv2); Roffo et al., "Infinite
+        Feature Selection", 2015 (all hops); Roffo et al., "Infinite Self-Attention", 2026 (relu_frobenius, sum).
     """
 
     def __init__(
@@ -97,6 +110,10 @@ class AttentionConv(MessagePassing):
         concat: bool = True,
         score: str | Score = "dot",
         normalize: str = "softmax",
+        hops: float = 1,
+        decay: float = 0.9,
+        series: str = "mean",
+        learn_decay: bool = False,
         edge_dim: int | None = None,
         dropout: float = 0.0,
         add_self_loops: bool = False,
@@ -122,12 +139,23 @@ class AttentionConv(MessagePassing):
             raise ValueError(f"fill_value is {fill_value!r}; expected a number, a Tensor or one of {', '.join(FILLS)}")
         if out_channels < 1 or heads < 1:
             raise ValueError(f"out_channels is {out_channels} and heads is {heads}; expected at least 1 each")
+        check_hops(hops, decay)
+        if series not in SERIES:
+            raise ValueError(f"series is {series!r}; expected one of {', '.join(map(repr, SERIES))}")
+        if hops != 1 and normalize == "none":
+            raise ValueError(f"hops is {hops} but normalize is 'none', whose weights have no bound; choose another one")
+        if hops != 1 and self.aggr not in SUMS:
+            raise ValueError(f"hops is {hops} but aggr is {self.aggr!r}; further hops are sums, pass aggr='add'")
+        if learn_decay and hops == 1 and series == "mean":
+            raise ValueError("learn_decay is True, but one hop with series='mean' does not depend on the decay")
 
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.heads = heads
         self.concat = concat
         self.normalize = normalize
+        self.hops = hops
+        self.series = series
         self.edge_dim = edge_dim
         self.dropout = dropout
         self.add_self_loops = add_self_loops
@@ -148,7 +176,14 @@ class AttentionConv(MessagePassing):
         self.lin_beta = Linear(3 * width, 1, bias=False) if beta else None
         self.res = Linear(target, width, bias=False, weight_initializer="glorot") if residual else None
         self.bias = nn.Parameter(torch.empty(width)) if bias and self.score.output_bias else None
+        self._decay = decay
+        self.decay_logit = nn.Parameter(torch.empty(heads)) if learn_decay else None
         self.reset_parameters()
+
+    @property
+    def decay(self) -> float | Tensor:
+        """How much less every further hop counts: a number, or one for each head if it is learned."""
+        return self._decay if self.decay_logit is None else fraction(self.decay_logit)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
@@ -158,6 +193,7 @@ class AttentionConv(MessagePassing):
             if module is not None:
                 module.reset_parameters()
         zeros(self.bias)
+        constant(self.decay_logit, logit(self._decay))
 
     def forward(
         self,
@@ -179,9 +215,10 @@ class AttentionConv(MessagePassing):
                 two are a prior: they multiply the exponentials of the scores (or the unnormalized affinity).
             edge_attr: Edge features; without them the edge terms are 0.
             size: (number of sources, number of targets), where the features do not tell.
-            batch: Graph of each target, for ``normalize="relu_frobenius"``, whose norm is one per graph.
-            return_attention_weights: Whether to also return ``(edge_index, alpha)``: the caller's edges first, in
-                their order, then the self-loops that the layer added.
+            batch: Graph of each target, for ``normalize="relu_frobenius"``, whose norm is one per graph, and for
+                ``"sigmoid"`` with more than one hop.
+            return_attention_weights: Whether to also return ``(edge_index, alpha)``, the weights of one hop: the
+                caller's edges first, in their order, then the self-loops that the layer added.
 
         Returns:
             The attended features; nodes without edges get the root or bias term alone.
@@ -198,12 +235,18 @@ class AttentionConv(MessagePassing):
 
         projected = self.score.project(x_src, x_dst, edge_attr)
         values = edge_attr if self.score.edge_values else None
+        # Further hops go along the weights of the first.
+        return_weights = return_attention_weights or self.hops != 1 or self.series == "sum"
         alpha: Tensor | None
-        if self._needs_messages():
+        if needs_messages(self, AttentionConv):
             out, alpha = self._pass_messages(projected, values, layout, prior, batch)
         else:
-            out, alpha = self._attend(projected, values, layout, prior, batch, return_attention_weights)
+            out, alpha = self._attend(projected, values, layout, prior, batch, return_weights)
 
+        if self.hops != 1 or self.series == "sum":
+            assert alpha is not None, "both paths return the weights that further hops need"
+            weights = alpha if not self.explain else alpha * edge_factors(self, alpha.size(0)).unsqueeze(1)
+            out = sum_hops(out, weights, layout, self.hops, self.decay, self.series, self.backend)
         # A prior may be of another dtype; the layer keeps that of its features.
         out = out.to(projected[2].dtype)
         out = out.reshape(-1, self.heads * self.out_channels) if self.concat else out.mean(dim=1)
@@ -219,28 +262,12 @@ class AttentionConv(MessagePassing):
 
     def explain_message(self, inputs: Tensor, dim_size: int | None) -> Tensor:
         """Weigh messages by the edge mask of an explainer; self-loops that the layer added keep theirs."""
-        mask = self._edge_mask
-        if mask is None:
-            raise ValueError("_edge_mask is None; an explainer sets it before it runs the layer")
-        mask = mask.sigmoid() if self._apply_sigmoid else mask
-        return inputs * F.pad(mask, (0, inputs.size(0) - mask.size(0)), value=1.0).view(-1, 1, 1)
+        return inputs * edge_factors(self, inputs.size(0)).view(-1, 1, 1)
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.in_channels}, {self.out_channels}, heads={self.heads}, "
-            f"score={type(self.score).__name__})"
-        )
-
-    def _needs_messages(self) -> bool:
-        """Whether something must see single messages, which the fused path never makes."""
-        return bool(
-            self.explain
-            or self.decomposed_layers > 1
-            or self.aggr not in _SUMS
-            or any(getattr(self, name) for name in _HOOKS)
-            or type(self).message is not AttentionConv.message
-            or type(self).aggregate is not MessagePassing.aggregate
-            or type(self).update is not MessagePassing.update
+            f"score={type(self.score).__name__}{'' if self.hops == 1 else f', hops={self.hops}'})"
         )
 
     def _attend(
@@ -293,7 +320,7 @@ class AttentionConv(MessagePassing):
         whole = self.decomposed_layers == 1
         lifted = self.score.lift(edge_attr) if edge_attr is not None and whole else None
         size = (layout.num_cols, layout.num_rows)
-        if prior is not None and self.aggr not in _SUMS:
+        if prior is not None and self.aggr not in SUMS:
             # A removed edge adds 0 to a sum, but would count in a mean or a maximum: it goes to a row of its own.
             removed = (prior == 0).all(dim=1)
             edge_index = torch.stack([edge_index[0], torch.where(removed, layout.num_rows, edge_index[1])])
@@ -313,7 +340,8 @@ class AttentionConv(MessagePassing):
         return ops.edge_scores(_snapshot(self.score).edge, q, k, e, layout, tuple(self.score.parameters()))
 
     def _normalized(self, scores: Tensor, layout: Layout, prior: Tensor | None, batch: Tensor | None) -> Tensor:
-        return normalize_scores(self.normalize, scores, EdgeSupport(layout, batch), prior)
+        alpha = normalize_scores(self.normalize, scores, EdgeSupport(layout, batch), prior)
+        return alpha if self.hops == 1 else bound_radius(self.normalize, alpha, layout, batch)
 
     def _sum_edges(self, weights: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
         """Sum projected edge features into their targets: the projection of the weighted sum of the raw ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,7 +207,12 @@ def oracle(
 def rebuild(
     conv: AttentionConv, x: Any, edge_index: Tensor, weights: Tensor, edge_attr: Tensor | None = None
 ) -> Tensor:
-    """Output of a layer from weights per edge, by ``index_add``."""
+    """Output of a layer of one hop from weights per edge, by ``index_add``."""
+    return finished(conv, x, gathered(conv, x, edge_index, weights, edge_attr))
+
+
+def gathered(conv: AttentionConv, x: Any, edge_index: Tensor, weights: Tensor, edge_attr: Tensor | None) -> Tensor:
+    """What one hop brings to the targets, [N, H, C]."""
     x_src, x_dst = x if isinstance(x, tuple) else (x, x)
     s, (source, target) = conv.score, edge_index.long()
     linear = {"GAT": "lin_src", "GATv2": "lin_l"}.get(type(s).__name__, "lin_value")
@@ -215,11 +221,65 @@ def rebuild(
     if edge_attr is not None and linear == "lin_value":
         values = values + s.lin_edge(edge_attr).view(split)
     out = values.new_zeros(x_dst.size(0), conv.heads, conv.out_channels)
-    out = out.index_add(0, target, weights.unsqueeze(-1) * values)
+    return out.index_add(0, target, weights.unsqueeze(-1) * values)
+
+
+def finished(conv: AttentionConv, x: Any, out: Tensor) -> Tensor:
+    """Join the heads and add what does not come along the edges."""
+    x_dst = x[1] if isinstance(x, tuple) else x
     out = out.flatten(1) if conv.concat else out.mean(1)
     for term in (conv.lin_skip, conv.res):
         out = out if term is None else out + term(x_dst)
     return out if conv.bias is None else out + conv.bias
+
+
+def oracle_hops(
+    conv: AttentionConv,
+    x: Tensor,
+    graph: Graph,
+    edge_attr: Tensor | None = None,
+    prior: Tensor | None = None,
+    batch: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Output and weights of a layer of many hops without self-loops: powers or the inverse of a dense matrix."""
+    weights = oracle_weights(conv.normalize, oracle_scores(conv, x, graph.edge_index, edge_attr), graph, prior, batch)
+    weights = weights / _oracle_radius(conv.normalize, dense(weights, graph), batch)[:, graph.edge_index[1]].T
+    return finished(
+        conv, x, oracle_series(conv, gathered(conv, x, graph.edge_index, weights, edge_attr), dense(weights, graph))
+    ), weights
+
+
+def oracle_series(conv: AttentionConv, first: Tensor, matrix: Tensor) -> Tensor:
+    """Add the further hops to the first, [N, H, C], along a matrix [H, N, N]."""
+    decay = torch.as_tensor(conv.decay, dtype=first.dtype).view(-1, 1, 1)
+    identity = torch.eye(matrix.size(-1), dtype=first.dtype)
+    if conv.hops == math.inf:
+        total, length = torch.linalg.inv(identity - decay * matrix), 1 / (1 - decay)
+    else:
+        powers = [torch.linalg.matrix_power(decay * matrix, t) for t in range(int(conv.hops))]
+        total, length = torch.stack(powers).sum(0), sum(decay**t for t in range(int(conv.hops)))
+    return ((decay if conv.series == "sum" else 1 / length) * (total @ first.transpose(0, 1))).transpose(0, 1)
+
+
+def dense(weights: Tensor, graph: Graph) -> Tensor:
+    """Weights [E, H] as matrices [H, N, M]; parallel edges add up."""
+    matrix = weights.new_zeros(graph.num_targets, graph.num_sources, weights.size(1))
+    source, target = graph.edge_index.long()
+    return matrix.index_put((target, source), weights, accumulate=True).permute(2, 0, 1)
+
+
+def _oracle_radius(kind: str, matrix: Tensor, batch: Tensor | None) -> Tensor:
+    """Divisor [H, N] of each row under more than one hop."""
+    divisors = torch.ones_like(matrix[..., 0])
+    if kind not in ("sigmoid", "relu_frobenius"):
+        return divisors
+    graphs = torch.zeros(matrix.size(1), dtype=torch.long) if batch is None else batch
+    for graph in graphs.unique():
+        own = graphs == graph
+        rows = matrix[:, own]
+        value = rows.sum(-1).amax(-1) if kind == "sigmoid" else rows.square().sum((-2, -1)).clamp_min(1.0).sqrt()
+        divisors = torch.where(own, torch.where(value > 0, value, 1.0).unsqueeze(1), divisors)
+    return divisors
 
 
 def batched(graphs: list[Graph]) -> tuple[Graph, Tensor, Tensor]:

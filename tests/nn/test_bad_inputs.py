@@ -183,7 +183,7 @@ def test_a_score_without_edge() -> None:
         AttentionConv(WIDTH, CHANNELS, HEADS, score=Score()).double()(X, EDGES)
 
 
-@pytest.mark.parametrize("option", ["hops", "edge_dims", "negative_slope"])
+@pytest.mark.parametrize("option", ["hop", "edge_dims", "negative_slope"])
 def test_unknown_arguments_are_not_swallowed(option: str) -> None:
     with pytest.raises(TypeError, match=option):
         AttentionConv(WIDTH, CHANNELS, **{option: 1})

@@ -6,6 +6,7 @@ Forward only: torch's autograd engine asks the driver for the device before it r
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch.func import functional_call
 from torch_geometric.nn import MessagePassing
 
 import graphattn.nn
-from graphattn.nn import AttentionConv
+from graphattn.nn import AttentionConv, DiffusionConv, RerankConv
 from tests.nn.cases import (
     BIPARTITE,
     CHANNELS,
@@ -31,7 +32,11 @@ from tests.nn.cases import (
 )
 
 # Every public layer, and the test below that runs it on fake CUDA tensors.
-COVERED = {AttentionConv: "test_attention_conv"}
+COVERED = {
+    AttentionConv: "test_attention_conv",
+    DiffusionConv: "test_diffusion_conv",
+    RerankConv: "test_rerank_conv",
+}
 
 
 def test_every_public_layer_is_covered() -> None:
@@ -70,3 +75,31 @@ def test_attention_conv(score: str, kind: str, graph: Graph, add_self_loops: boo
     assert alpha.shape == (num_edges, HEADS)
     assert out.requires_grad
     assert {tensor.device.type for tensor in (out, edges, alpha)} == {"cuda"}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "hops"), [("ppr", 3), ("ppr", math.inf), ("sgc", 2), ("katz", 3), ("katz", math.inf), ("heat", None)]
+)
+def test_diffusion_conv(kernel: str, hops: float | None, weighted: bool) -> None:
+    conv = DiffusionConv(3, 2, kernel=kernel, hops=hops, learn_decay=kernel in ("ppr", "katz"))
+    with FakeTensorMode():
+        parameters = {name: _fake(p) for name, p in conv.named_parameters()}
+        x = torch.empty(5, 3, device="cuda", requires_grad=True)
+        weight = torch.empty(11, device="cuda") if weighted else None
+        out = functional_call(conv, parameters, (x, torch.empty(2, 11, dtype=torch.long, device="cuda"), weight))
+    assert out.shape == (5, 2)
+    assert out.device.type == "cuda"
+    assert out.requires_grad
+
+
+@pytest.mark.parametrize("kind", NORMALIZE_KINDS)
+def test_rerank_conv(kind: str) -> None:
+    with FakeTensorMode():
+        x = torch.empty(5, 3, device="cuda", requires_grad=True)
+        edge_index = torch.empty(2, 11, dtype=torch.long, device="cuda")
+        batch = torch.empty(5, dtype=torch.long, device="cuda")
+        out = RerankConv(kind, l2_normalize=True)(x, edge_index, torch.empty(11, device="cuda"), batch)
+    assert out.shape == (5, 3)
+    assert out.device.type == "cuda"
+    assert out.requires_grad
