@@ -3,6 +3,7 @@
 from graphattn.affinity.affinity import Affinity
 from graphattn.affinity.cooccurrence import cooccurrence
 from graphattn.affinity.dense import DenseAffinity
+from graphattn.affinity.gallery import GalleryGraph
 from graphattn.affinity.implicit import ImplicitAffinity
 from graphattn.affinity.kernels import bilateral, cosine, dot_product, gaussian
 from graphattn.affinity.neighbors import k_reciprocal, knn, mutual_knn, nearest, radius
@@ -11,6 +12,7 @@ from graphattn.affinity.sparse import SparseAffinity
 __all__ = [
     "Affinity",
     "DenseAffinity",
+    "GalleryGraph",
     "ImplicitAffinity",
     "SparseAffinity",
     "bilateral",
