@@ -1,0 +1,121 @@
+"""Graph convolution re-ranking against the published algorithm on whole matrices, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphattn.retrieval import GraphConvolution
+from tests.retrieval import published
+from tests.retrieval.cases import CONTRACT, InnerProduct, Make, Problem, all_vectors_rotated, problem, score_of
+
+EPS = torch.finfo(torch.float32).eps
+SETTINGS = [(15, 0.2, 3), (4, 0.05, 1), (45, 0.08, 2), (500, 10.0, 2)]
+
+
+def whole_matrix(case: Problem, k: int, beta: float, rounds: int, mode: str) -> Tensor:
+    queries, gallery = case.queries.numpy(), case.gallery.numpy()
+    return torch.from_numpy(published.graph_convolution(queries, gallery, k, beta, rounds, mode == "sym"))
+
+
+@pytest.mark.parametrize(("k", "beta", "rounds"), SETTINGS)
+@pytest.mark.parametrize("mode", ["directed", "sym"])
+def test_equals_the_published_algorithm(mode: str, k: int, beta: float, rounds: int) -> None:
+    case = problem(items=50, length=50)
+    lists = case.rerank(GraphConvolution(k, beta=beta, rounds=rounds, mode=mode))
+    expected = [whole_matrix(case.rows(slice(row, row + 1)), k, beta, rounds, mode) for row in range(5)]
+    assert ((score_of(lists, 50) - torch.cat(expected)).abs() <= EPS).all()
+
+
+@pytest.mark.parametrize("mode", ["directed", "sym"])
+def test_short_lists_equal_the_published_algorithm_of_their_items(mode: str) -> None:
+    case = problem()
+    lists = case.rerank(GraphConvolution(6, mode=mode))
+    for row in range(len(lists)):
+        part = Problem(case.queries[[row]], case.gallery[case.indices[row]], case.indices)
+        expected = whole_matrix(part, 6, 0.2, 3, mode)[0][lists.order[row]]
+        assert ((lists.scores[row] - expected).abs() <= EPS).all()
+
+
+@pytest.mark.parametrize(("k", "beta", "rounds"), SETTINGS)
+@pytest.mark.parametrize("mode", ["directed", "sym"])
+def test_transductive_equals_the_published_algorithm_of_all_queries(
+    mode: str, k: int, beta: float, rounds: int
+) -> None:
+    case = problem(items=50, length=50)
+    lists = case.rerank(GraphConvolution(k, beta=beta, rounds=rounds, mode=mode, transductive=True))
+    assert ((score_of(lists, 50) - whole_matrix(case, k, beta, rounds, mode)).abs() <= EPS).all()
+
+
+def test_transductive_of_one_query_is_inductive() -> None:
+    case = problem().rows(slice(2, 3))
+    alone, others = (case.rerank(GraphConvolution(5, transductive=flag)) for flag in (False, True))
+    assert torch.equal(alone.indices, others.indices)
+    assert torch.equal(alone.scores, others.scores)
+
+
+METHODS: dict[str, Make] = {
+    "directed": partial(GraphConvolution, 5),
+    "sym": partial(GraphConvolution, 5, mode="sym", rounds=2),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("holds", [*CONTRACT, all_vectors_rotated], ids=lambda f: f.__name__)
+def test_contract(holds: Callable[[Make], None], method: str) -> None:
+    holds(METHODS[method])
+
+
+def test_published_defaults() -> None:
+    reranker = GraphConvolution()
+    assert (reranker.k, reranker.beta, reranker.rounds, reranker.mode) == (15, 0.2, 3, "directed")
+
+
+@pytest.mark.parametrize("options", [{"k": 1}, {"rounds": 0}])
+def test_nothing_to_average_is_the_first_stage(options: dict[str, int]) -> None:
+    case = problem()
+    lists, baseline = case.rerank(GraphConvolution(**options)), case.rerank(InnerProduct())
+    assert torch.equal(lists.indices, baseline.indices)
+    assert ((lists.scores - baseline.scores).abs() <= EPS).all()
+
+
+def test_large_beta_averages_neighbours_scaled_by_how_many_list_them() -> None:
+    case = problem(items=30, length=30).rows(slice(0, 1))
+    lists = case.rerank(GraphConvolution(4, beta=1e12, rounds=1))
+    x = F.normalize(torch.cat([case.queries, case.gallery]), dim=1)
+    listed = torch.zeros(31, 31, dtype=torch.float64)
+    listed.scatter_(1, torch.from_numpy(published.ranks((x @ x.T).numpy())[:, :4]), 1.0)
+    mean = F.normalize((listed / listed.sum(0).sqrt()) @ x, dim=1)
+    assert ((score_of(lists, 30)[0] - mean[1:] @ mean[0]).abs() <= EPS).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_beta_does_not_overflow(dtype: torch.dtype) -> None:
+    """Each node is then alone, zero vectors included, whose weights all vanish."""
+    case = problem(dtype=dtype)
+    case.gallery[case.indices[:, 3]] = 0.0
+    lists, baseline = case.rerank(GraphConvolution(5, beta=1e-5)), case.rerank(InnerProduct())
+    assert torch.equal(lists.indices, baseline.indices)
+    assert ((lists.scores - baseline.scores).abs() <= 8 * EPS).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k is 0; expected an integer, at least 1"),
+        ({"rounds": -1}, "rounds is -1; expected an integer, at least 0"),
+        ({"beta": 0.0}, "beta is 0.0; expected a number above 0"),
+        ({"mode": "no-norm"}, "mode is 'no-norm'; expected one of 'directed', 'sym'"),
+        ({"normalize": False}, "normalize is False, but GraphConvolution makes unit vectors"),
+        ({"scope": "gallery"}, "scope is 'gallery', but GraphConvolution has only 'candidates'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GraphConvolution(**options)
