@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from graphattn.affinity import Affinity
-from graphattn.diffusion import neumann, pagerank
+from graphattn.diffusion.neumann import neumann
+from graphattn.diffusion.pagerank import pagerank
 from graphattn.diffusion.resolvent import resolvent
 from graphattn.nn.hops import check_hops
 

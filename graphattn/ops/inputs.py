@@ -43,9 +43,11 @@ def widen(*tensors: Tensor | None) -> tuple[list[Any], torch.dtype]:
     return [x if x is None else x.to(wide) for x in tensors], dtype
 
 
-@torch.compiler.assume_constant_result  # torch 2.9 cannot trace the question
 def _has_autocast(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type)
+
+
+torch.compiler.assume_constant_result(_has_autocast)  # torch 2.9 cannot trace the question
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
