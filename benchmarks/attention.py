@@ -15,21 +15,17 @@ import dataclasses
 import json
 import math
 import os
-import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch_geometric
 from _attention_cases import (
     BASELINE,
     CASES,
@@ -44,12 +40,19 @@ from _attention_cases import (
     oracle,
 )
 from _attention_report import write_report
+from _results import (
+    HERE,
+    available_bytes,
+    environment,
+    fresh_process,
+    load_results,
+    recording_failure,
+    save,
+    summary,
+)
 from torch import Tensor
 from tqdm import tqdm
 
-import graphattn
-
-HERE = Path(__file__).resolve().parent
 TINY_EDGES = 400  # of the warm-up and of --quick
 REDUCED_EDGES = 200_000  # of the agreement check where the oracle does not fit
 TURN_SECONDS = 0.2
@@ -240,16 +243,6 @@ def time_candidates(
                 records[name][key] = summary(times)
 
 
-def summary(seconds: Sequence[float]) -> dict[str, Any]:
-    """Return raw times, median and spread."""
-    return {
-        "seconds": list(seconds),
-        "median": statistics.median(seconds),
-        "min": min(seconds),
-        "max": max(seconds),
-    }
-
-
 def weigh(case: Case, subject: str, name: str, record: dict[str, Any], args: argparse.Namespace) -> None:
     """Measure a candidate's peak extra memory of one training step, in a fresh process.
 
@@ -262,7 +255,7 @@ def weigh(case: Case, subject: str, name: str, record: dict[str, Any], args: arg
             answer = _weigh_dgl(case, subject, args)
         else:
             spec = {"case": dataclasses.asdict(case), "subject": subject, "candidate": name, "threads": args.threads}
-            answer = _run_worker(spec)
+            answer = fresh_process("attention.py", spec, FULL_STEP_LIMIT)
         record["peak_extra_bytes"] = answer["peak"]
         if case.full_step:
             record["training"] = summary(answer["seconds"])
@@ -277,19 +270,6 @@ def _weigh_dgl(case: Case, subject: str, args: argparse.Namespace) -> dict[str, 
     finally:
         alarm.cancel()
         process.close()
-
-
-def _run_worker(spec: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, str(HERE / "attention.py"), "--worker", json.dumps(spec)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=FULL_STEP_LIMIT)
-    except subprocess.TimeoutExpired:
-        raise TimeoutError(f"not done after {FULL_STEP_LIMIT} s") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        reason = "killed, out of memory" if done.returncode == -9 else last
-        raise RuntimeError(f"the fresh process ended with code {done.returncode}: {reason}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def worker(spec: dict[str, Any]) -> dict[str, Any]:
@@ -317,88 +297,20 @@ def _fits(case: Case, name: str, record: dict[str, Any]) -> bool:
     return False
 
 
-def available_bytes() -> int:
-    """Return the memory that is free for new work."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-@contextmanager
-def recording_failure(record: dict[str, Any]) -> Iterator[None]:
-    """Turn a failure of one candidate into an entry of its record; the others go on."""
-    try:
-        yield
-    except Exception as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        # Results are published: of a path in the message only the last part is kept.
-        reason = re.sub(r"(/[\w.+-]+)+/", "", f"{type(error).__name__}: {first_line}")
-        record |= {"status": "failed", "reason": reason}
-
-
 def _ok(records: dict[str, Any], name: str) -> bool:
     return records[name]["status"] == "ok"
 
 
-def environment(args: argparse.Namespace, dgl: DGLProcess | None) -> dict[str, Any]:
-    """Return what the numbers depend on; nothing that names the machine or its folders."""
-    cpu = "unknown"
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that the numbers depend on."""
+    return {"threads": args.threads, "repeats": args.repeats, "quick": args.quick, "dtype": "float32"}
+
+
+def peers(dgl: DGLProcess | None) -> dict[str, str | None]:
+    """Return the versions of what we are compared with."""
     scatter = sys.modules.get("torch_scatter")
-    return {
-        "versions": {
-            "graphattn": graphattn.__version__,
-            "revision": _revision(),
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "torch-geometric": torch_geometric.__version__,
-            "torch-scatter": scatter.__version__ if scatter else None,
-            "numpy": np.__version__,
-            **(dgl.versions if dgl else {"dgl": None}),
-        },
-        "hardware": {
-            "cpu": cpu,
-            "cores": os.cpu_count(),
-            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "parallel": [
-                line.strip()
-                for line in torch.__config__.parallel_info().splitlines()
-                if line.startswith(("OpenMP", "Intel(R)", "ATen parallel"))
-            ],
-        },
-        "settings": {"threads": args.threads, "repeats": args.repeats, "quick": args.quick, "dtype": "float32"},
-    }
-
-
-def _revision() -> str | None:
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-        return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def load_results(path: Path, current: dict[str, Any]) -> dict[str, Any]:
-    """Return the results of the run to go on with; refuse to mix two machines, versions or settings."""
-    results = json.loads(path.read_text())
-    for part in ("hardware", "settings", "versions"):
-        ours, theirs = ({k: v for k, v in x[part].items() if k != "revision"} for x in (current, results))
-        if ours != theirs:
-            raise SystemExit(f"{path} was measured with other {part}; run without --resume to start anew")
-    return results
-
-
-def save(path: Path, results: dict[str, Any]) -> None:
-    """Write results so that a stop at any moment leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(partial, path)
+    versions = {"torch-scatter": scatter.__version__ if scatter else None}
+    return versions | (dgl.versions if dgl else {"dgl": None})
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -407,7 +319,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     path = args.out / "attention.json"
     dgl = DGLProcess(args.dgl_python, args.threads) if args.dgl_python else None
     try:
-        results = environment(args, dgl) | {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        results = environment(settings(args), peers(dgl))
         results = load_results(path, results) if args.resume and path.exists() else results | {"cases": {}}
         for case, subject in tqdm(selected(args), desc="computations"):
             entry = results["cases"].setdefault(case.name, describe(case))

@@ -1,0 +1,137 @@
+"""What every benchmark keeps beside its numbers, how it keeps them, and how it goes on when something fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_geometric
+
+import graphattn
+
+HERE = Path(__file__).resolve().parent
+
+
+def environment(settings: dict[str, Any], versions: dict[str, str | None] | None = None) -> dict[str, Any]:
+    """Return what the numbers depend on; nothing that names the machine or its folders."""
+    cpu = "unknown"
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "versions": {
+            "graphattn": graphattn.__version__,
+            "revision": _revision(),
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "torch-geometric": torch_geometric.__version__,
+            "numpy": np.__version__,
+            **(versions or {}),
+        },
+        "hardware": {
+            "cpu": cpu,
+            "cores": os.cpu_count(),
+            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "parallel": [
+                line.strip()
+                for line in torch.__config__.parallel_info().splitlines()
+                if line.startswith(("OpenMP", "Intel(R)", "ATen parallel"))
+            ],
+        },
+        "settings": settings,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _revision() -> str | None:
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def headline(results: dict[str, Any]) -> str:
+    """Return the sentence that says on what the numbers were measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)
+    hardware, settings = results["hardware"], results["settings"]
+    return (
+        f"{hardware['cpu']}, {settings['threads']} threads of {hardware['cores']} cores, {hardware['instructions']}, "
+        f"{hardware['memory_gib']} GiB; {versions}; {results['date']}."
+    )
+
+
+def load_results(path: Path, current: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of the run to go on with; refuse to mix two machines, versions or settings."""
+    results = json.loads(path.read_text())
+    for part in ("hardware", "settings", "versions"):
+        ours, theirs = ({k: v for k, v in x[part].items() if k != "revision"} for x in (current, results))
+        if ours != theirs:
+            raise SystemExit(f"{path} was measured with other {part}; run without --resume to start anew")
+    return results
+
+
+def save(path: Path, results: dict[str, Any]) -> None:
+    """Write results so that a stop at any moment leaves either the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def summary(seconds: Sequence[float]) -> dict[str, Any]:
+    """Return raw times, median and spread."""
+    return {
+        "seconds": list(seconds),
+        "median": statistics.median(seconds),
+        "min": min(seconds),
+        "max": max(seconds),
+    }
+
+
+@contextmanager
+def recording_failure(record: dict[str, Any]) -> Iterator[None]:
+    """Turn a failure of one candidate into an entry of its record; the others go on."""
+    try:
+        yield
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        # Results are published: of a path in the message only the last part is kept.
+        reason = re.sub(r"(/[\w.+-]+)+/", "", f"{type(error).__name__}: {first_line}")
+        record |= {"status": "failed", "reason": reason}
+
+
+def fresh_process(script: str, spec: dict[str, Any], seconds: float, show_progress: bool = False) -> dict[str, Any]:
+    """Run ``script --worker spec`` in a new interpreter and return its answer, the last line that it prints."""
+    command = [sys.executable, str(HERE / script), "--worker", json.dumps(spec)]
+    progress = None if show_progress else subprocess.PIPE
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=progress, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"not done after {seconds:g} s") from None
+    if done.returncode:
+        last = ((done.stderr or "").strip().splitlines() or ["no message"])[-1]
+        reason = "killed, out of memory" if done.returncode == -9 else last
+        raise RuntimeError(f"the fresh process ended with code {done.returncode}: {reason}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def available_bytes() -> int:
+    """Return the memory that is free for new work."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
