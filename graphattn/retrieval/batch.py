@@ -34,6 +34,15 @@ class CandidateBatch:
     Shapes:
         - ``nodes`` :math:`(B, n, D)`, ``node_mask`` :math:`(B, n)`, ``indices`` and ``first_stage``
           :math:`(B, K)`, ``query_nodes`` :math:`(B,)`, with :math:`n = 1 + K + P`
+
+    Example:
+        >>> from graphattn.retrieval import Reranker
+        >>> class Center(Reranker):
+        ...     def _scores(self, batch: CandidateBatch) -> Tensor:
+        ...         return batch.products(batch.candidates.mean(1))
+        >>> gallery = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> Center().rerank(torch.tensor([[1.0, 0.0]]), gallery).indices
+        tensor([[1, 2, 0]])
     """
 
     nodes: Tensor
