@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ def close(a: Any, b: Any) -> None:
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_double_loop(symmetric: bool, weighting: str, window: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks smaller than a sequence, of several sequences, and of all of them."""
-    monkeypatch.setattr("graphattn.affinity.cooccurrence._CHUNK_PAIRS", chunk)
+    # The package has a function of the module's name.
+    monkeypatch.setattr(sys.modules[cooccurrence.__module__], "_CHUNK_PAIRS", chunk)
     sequences = random_sequences()
     A = cooccurrence(sequences, window=window, weighting=weighting, symmetric=symmetric)
     close(matrix(A), by_loops(sequences, window, weighting, symmetric, 9))
