@@ -43,16 +43,9 @@ def widen(*tensors: Tensor | None) -> tuple[list[Any], torch.dtype]:
     return [x if x is None else x.to(wide) for x in tensors], dtype
 
 
-def _has_autocast(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type)
-
-
-torch.compiler.assume_constant_result(_has_autocast)  # torch 2.9 cannot trace the question
-
-
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Keep autocast from narrowing what :func:`widen` has widened."""
-    if _has_autocast(device.type) and torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
