@@ -8,7 +8,8 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -99,6 +100,21 @@ def summary(seconds: Sequence[float]) -> dict[str, Any]:
         "min": min(seconds),
         "max": max(seconds),
     }
+
+
+def start(
+    args: Namespace,
+    run: Callable[[Namespace], object],
+    worker: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> None:
+    """Run a benchmark, or be the fresh process that one asks with ``--worker``; Ctrl-C says how to go on."""
+    if worker is not None and args.worker:
+        print(json.dumps(worker(args.worker)))
+        return
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; go on with --resume") from None
 
 
 @contextmanager

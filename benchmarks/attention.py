@@ -48,6 +48,7 @@ from _results import (
     load_results,
     recording_failure,
     save,
+    start,
     summary,
 )
 from torch import Tensor
@@ -369,14 +370,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
-    if args.worker:
-        print(json.dumps(worker(args.worker)))
-        return
-    try:
-        run(args)
-    except KeyboardInterrupt:
-        raise SystemExit("stopped; go on with --resume") from None
+    start(parse(argv), run, worker)
 
 
 if __name__ == "__main__":

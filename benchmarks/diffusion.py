@@ -22,7 +22,7 @@ import _diffusion_gdc as gdc
 import torch
 from _diffusion_report import write_report
 from _measure import Runner
-from _results import HERE, environment, fresh_process, load_results, recording_failure, save, summary
+from _results import HERE, environment, fresh_process, load_results, recording_failure, save, start, summary
 from tqdm import tqdm
 
 PARTS = ("forward", "backward", "gdc")
@@ -152,14 +152,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
-    if args.worker:
-        print(json.dumps(worker(args.worker)))
-        return
-    try:
-        run(args)
-    except KeyboardInterrupt:
-        raise SystemExit("stopped; go on with --resume") from None
+    start(parse(argv), run, worker)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import _selection_quality as quality
 import _selection_speed as speed
 import torch
-from _results import HERE, environment, fresh_process, load_results, recording_failure, save
+from _results import HERE, environment, fresh_process, load_results, recording_failure, save, start
 from _selection_report import write_report
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -145,14 +145,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
-    if args.worker:
-        print(json.dumps(worker(args.worker)))
-        return
-    try:
-        run(args)
-    except KeyboardInterrupt:
-        raise SystemExit("stopped; go on with --resume") from None
+    start(parse(argv), run, worker)
 
 
 if __name__ == "__main__":

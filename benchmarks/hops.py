@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from _diffusion_data import load_planetoid, random_graph
 from _hops_report import write_report
-from _results import HERE, environment, load_results, save
+from _results import HERE, environment, load_results, save, start
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import APPNP, GATConv
@@ -239,10 +239,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        run(parse(argv))
-    except KeyboardInterrupt:
-        raise SystemExit("stopped; go on with --resume") from None
+    start(parse(argv), run)
 
 
 if __name__ == "__main__":
