@@ -14,6 +14,7 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from graphattn.affinity import Affinity
 from graphattn.selection.checks import check_choice, check_finite, check_size, number_classes, varies
 from graphattn.selection.energy import Energy
 from graphattn.selection.subset_size import AUTO_RULES
@@ -26,7 +27,8 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
     """Rank features by an affinity between them and select the best; subclasses say how features are scored.
 
     A subclass stores its arguments in ``__init__`` under their names, lists in ``_releases`` what each value of
-    ``compat`` fixes, checks its own arguments in :meth:`_check` and scores features in :meth:`_score`.
+    ``compat`` fixes, checks its own arguments in :meth:`_check`, builds the affinity in :meth:`_affinity` and scores
+    features by it in :meth:`_score`.
     """
 
     _supervised = False
@@ -35,6 +37,10 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
     @abstractmethod
     def _check(self, options: Options, n_features: int, n_classes: int) -> None:
         """Raise for arguments of the subclass that are out of range or contradict each other."""
+
+    @abstractmethod
+    def _affinity(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Affinity:
+        """Build the affinity between the columns ``varying`` of the data, of which ``X`` has no others."""
 
     @abstractmethod
     def _score(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Energy:
@@ -54,6 +60,36 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
             ValueError: If an argument of the selector is out of range, ``X`` holds NaN or infinity or fewer than two
                 samples, or ``y`` does not hold classes.
         """
+        X, classes, varying, options = self._prepare(X, y)
+        if varying.size == 0:
+            warnings.warn("all features are constant; they are ranked by their index", UserWarning, stacklevel=2)
+        if varying.size < 2:
+            nothing = torch.zeros(varying.size, dtype=torch.float64)
+            found = Energy(nothing, nothing, 0.0, True, 0, 0.0)
+        else:
+            found = self._score(X, classes, varying, options)
+        self._rank(found, varying, self.n_features_in_, options)
+        return self
+
+    def affinity(self, X: Any, y: Any = None) -> Affinity:
+        """Build the affinity between the features by which :meth:`fit` ranks them.
+
+        Args:
+            X: Samples by features, as for :meth:`fit`.
+            y: Classes of the samples; unsupervised methods do not read them.
+
+        Returns:
+            An affinity whose nodes are the features that vary, in the order of the columns, or all features with
+            ``constant="keep"``. It is stored only where ``n_neighbors`` or ``store`` says so.
+
+        Raises:
+            ValueError: As :meth:`fit`.
+        """
+        X, classes, varying, options = self._prepare(X, y)
+        return self._affinity(X, classes, varying, options)
+
+    def _prepare(self, X: Any, y: Any) -> tuple[Any, Tensor, np.ndarray, Options]:
+        """Check data and arguments; the columns that become nodes, the classes, which columns they are, arguments."""
         X, classes = self._validate(X, y)
         n_features = X.shape[1]
         options = self._options()
@@ -61,17 +97,8 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         check_choice("auto_rule", options["auto_rule"], tuple(AUTO_RULES))
         check_choice("constant", options["constant"], ("last", "keep"))
         self._check(options, n_features, int(classes.max()) + 1 if self._supervised else 0)
-
         varying = np.flatnonzero(varies(X)) if options["constant"] == "last" else np.arange(n_features)
-        if varying.size == 0:
-            warnings.warn("all features are constant; they are ranked by their index", UserWarning, stacklevel=2)
-        if varying.size < 2:
-            nothing = torch.zeros(varying.size, dtype=torch.float64)
-            found = Energy(nothing, nothing, 0.0, True, 0, 0.0)
-        else:
-            found = self._score(X if varying.size == n_features else X[:, varying], classes, varying, options)
-        self._rank(found, varying, n_features, options)
-        return self
+        return X if varying.size == n_features else X[:, varying], classes, varying, options
 
     def _rank(self, found: Energy, varying: np.ndarray, n_features: int, options: Options) -> None:
         """Set what is learned; constant features come last, in the order of their index."""

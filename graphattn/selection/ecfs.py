@@ -125,15 +125,17 @@ class ECFS(FeatureSelector):
         check_number("tol", options["tol"], 0, 1, exclusive=True)
         check_two_classes(options["compat"], n_classes)
 
-    def _score(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Energy:
+    def _affinity(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Affinity:
         device = options["device"]
         released = None if options["compat"] is None else 10000.0
         fisher = fisher_score(X, y, kind=options["fisher"], zero_denominator=released, device=device)
         mi = information(X, y, varying, options)
         if options["normalize_relevance"]:
             fisher, mi = min_max(fisher), min_max(mi)
-        A = ec_fs((fisher + mi).abs() / 2, dispersion(X, device=device), options["alpha"])
-        return centrality(A, options["tol"])
+        return ec_fs((fisher + mi).abs() / 2, dispersion(X, device=device), options["alpha"])
+
+    def _score(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Energy:
+        return centrality(self._affinity(X, y, varying, options), options["tol"])
 
 
 def centrality(A: Affinity, tol: float = 1e-10) -> Energy:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphattn.affinity import Affinity
 from graphattn.affinity.features import ilfs
 from graphattn.selection.base import FeatureSelector, Options
 from graphattn.selection.checks import check_count, check_number
 from graphattn.selection.energy import Energy
 from graphattn.selection.inf_fs_supervised import check_two_classes
-from graphattn.selection.latent import latent_relevance, released_relevance, tokens
+from graphattn.selection.latent import Latent, latent_relevance, released_relevance, tokens
 
 
 class ILFS(FeatureSelector):
@@ -120,7 +121,22 @@ class ILFS(FeatureSelector):
         check_count("max_iter", options["max_iter"])
         check_two_classes(compat, n_classes)
 
+    def _affinity(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Affinity:
+        return ilfs(self._latent(X, y, options)[0].relevance)
+
     def _score(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Energy:
+        latent, ties = self._latent(X, y, options)
+        z = latent.relevance
+        degrees, radius = ilfs(z).row_sums(), z.square().sum().item()
+        decay = options["decay"]
+        if options["compat"] is not None:
+            decay = math.ceil(degrees.max().item()) / z.numel()
+            decay = decay if decay < 1 else 0.99
+        scores = degrees * (decay / (1 - decay) / radius) if radius > 0 else torch.zeros_like(z)
+        return Energy(scores, degrees, radius, True, latent.iterations, latent.change, ties=ties)
+
+    def _latent(self, X: Any, y: Tensor, options: Options) -> tuple[Latent, Tensor]:
+        """The relevance of each feature, and what orders equal ones."""
         released = options["compat"] is not None
         n_tokens = options["n_tokens"] or (4 if released else 6)
         if released:
@@ -132,14 +148,5 @@ class ILFS(FeatureSelector):
             edges = torch.cat([low[1:], high[1:-1]])
         found = tokens(X, y, edges, skip_undefined=released, device=options["device"])
         if released:
-            latent = released_relevance(found.counts)
-        else:
-            latent = latent_relevance(found.counts, found.good, tol=options["tol"], max_iter=options["max_iter"])
-        z = latent.relevance
-        degrees, radius = ilfs(z).row_sums(), z.square().sum().item()
-        decay = options["decay"]
-        if released:
-            decay = math.ceil(degrees.max().item()) / z.numel()
-            decay = decay if decay < 1 else 0.99
-        scores = degrees * (decay / (1 - decay) / radius) if radius > 0 else torch.zeros_like(z)
-        return Energy(scores, degrees, radius, True, latent.iterations, latent.change, ties=found.mean)
+            return released_relevance(found.counts), found.mean
+        return latent_relevance(found.counts, found.good, tol=options["tol"], max_iter=options["max_iter"]), found.mean

@@ -144,17 +144,27 @@ class InfFS(FeatureSelector):
         check_choice("store", options["store"], STORES)
         check_paths(options, n_features)
 
-    def _score(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Energy:
+    def _affinity(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Affinity:
         alpha = options["alpha"] if options["formula"] == "2020" else 1 - options["alpha"]
-        exact = options["compat"] is not None or min(options["tol"], options["rho_tol"]) < 1e-6
-        precision = torch.float64 if exact else torch.float32
         A = inf_fs_u(
-            X, alpha, dtype=precision, store=options["store"], progress=options["verbose"], device=options["device"]
+            X,
+            alpha,
+            dtype=_precision(options),
+            store=options["store"],
+            progress=options["verbose"],
+            device=options["device"],
         )
-        graph: Affinity = A
-        if options["n_neighbors"] is not None:
-            graph = nearest_features(A, int(options["n_neighbors"]), progress=options["verbose"])
-        return energy(graph, options, precision)
+        if options["n_neighbors"] is None:
+            return A
+        return nearest_features(A, int(options["n_neighbors"]), progress=options["verbose"])
+
+    def _score(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Energy:
+        return energy(self._affinity(X, y, varying, options), options, _precision(options))
+
+
+def _precision(options: Options) -> torch.dtype:
+    exact = options["compat"] is not None or min(options["tol"], options["rho_tol"]) < 1e-6
+    return torch.float64 if exact else torch.float32
 
 
 def check_paths(options: Options, n_features: int) -> None:

@@ -176,7 +176,7 @@ class InfFSSupervised(FeatureSelector):
         elif options["alpha"] is not None:
             _check_weights(options["alpha"])
 
-    def _score(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Energy:
+    def _affinity(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Affinity:
         device, alpha = options["device"], options["alpha"]
         released = None if options["compat"] is None else 10000.0
         fisher = fisher_score(X, y, kind=options["fisher"], zero_denominator=released, device=device)
@@ -192,12 +192,12 @@ class InfFSSupervised(FeatureSelector):
                     "the directed affinity holds mutual information as a constant only: it does not affect the "
                     "ranking; use symmetrize=True",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-        graph: Affinity = A
-        if options["n_neighbors"] is not None:
-            graph = nearest_features(A, int(options["n_neighbors"]))
-        return energy(graph, options)
+        return A if options["n_neighbors"] is None else nearest_features(A, int(options["n_neighbors"]))
+
+    def _score(self, X: Any, y: Tensor, varying: np.ndarray, options: Options) -> Energy:
+        return energy(self._affinity(X, y, varying, options), options)
 
 
 def check_two_classes(compat: str | None, n_classes: int) -> None:
