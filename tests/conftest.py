@@ -10,6 +10,10 @@ from collections.abc import Iterator
 # slower on a busy machine. It is read when torch loads its OpenMP library, so it stands before that import.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# torch's cache of compiled graphs raises KeyError on some graphs with dynamic sizes (pytorch/pytorch#127970), and what
+# it holds depends on what ran on the machine before.
+os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
+
 import numpy as np
 import pytest
 import torch
