@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from graphattn.retrieval._run import Run
+from graphattn.retrieval.runs import write_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +91,7 @@ class RankedLists:
             0 Q0 b 1 0.5 graphattn
             0 Q0 a 2 0.49999997 graphattn
         """
-        if query_ids is not None and len(query_ids) != len(self):
-            raise ValueError(f"query_ids has length {len(query_ids)}; expected {len(self)}, one name per query")
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        indices, scores = _numpy(self.indices), _numpy(self.scores)
-        with open(temporary, "w", encoding="utf-8") as file:
-            for row, (ids, values) in enumerate(zip(indices, scores, strict=True)):
-                query = _word("query_ids", row if query_ids is None else query_ids[row])
-                last = np.float32(np.inf)
-                for rank, slot in enumerate(np.flatnonzero(ids >= 0), start=1):
-                    value = last - np.float32(1.0) if np.isneginf(values[slot]) else np.float32(values[slot])
-                    last = min(value, np.nextafter(last, np.float32(-np.inf)))
-                    doc = _word("doc_ids", ids[slot] if doc_ids is None else doc_ids[ids[slot]])
-                    file.write(f"{query} Q0 {doc} {rank} {last!s} {_word('tag', tag)}\n")
-        os.replace(temporary, path)
+        write_run(path, Run.from_arrays(self.indices, self.scores, query_ids, doc_ids), tag)
 
     def __repr__(self) -> str:
         return f"RankedLists({len(self)} x {self.indices.shape[1]})"
@@ -112,9 +100,3 @@ class RankedLists:
 def _numpy(value: Any) -> Any:
     return value.cpu().numpy() if isinstance(value, Tensor) else value
 
-
-def _word(name: str, value: Hashable) -> str:
-    word = str(value)
-    if not word or word.split() != [word]:
-        raise ValueError(f"{name} contains {word!r}; expected names without white space")
-    return word
