@@ -13,7 +13,7 @@ from graphattn.affinity.neighbors import nearest
 
 Source = Tensor | np.ndarray | Callable[[Any], Any]
 
-_BLOCK_BYTES = 1 << 27
+_BLOCK_BYTES = 1 << 23
 
 
 class Vectors:
@@ -104,7 +104,8 @@ class Vectors:
             return ids, similarity
         for start, rows, finite in self.blocks():
             there = finite.nonzero().squeeze(1)
-            value, place = nearest(queries, k if own is None else k + 1, y=rows[there], metric="dot")
+            rows = rows if there.numel() == rows.size(0) else rows[there]
+            value, place = nearest(queries, k if own is None else k + 1, y=rows, metric="dot")
             found = there[place] + start
             if own is not None:
                 itself = found == own.unsqueeze(1)
@@ -161,15 +162,28 @@ def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k == 0 or values.numel() == 0:
         empty = values[..., :k]
         return empty, torch.zeros_like(empty, dtype=torch.int64)
-    top, place = values.topk(k, dim=-1)
-    last = top[..., -1:]
-    # topk picks any of the entries that tie at the end of a list. Entries of -inf stand for nothing.
-    ambiguous = ((values == last).sum(-1) > (top == last).sum(-1)) & (last.squeeze(-1) > -torch.inf)
-    if bool(ambiguous.any()):
-        place[ambiguous] = values[ambiguous].sort(dim=-1, descending=True, stable=True).indices[..., :k]
-    place = place.sort(dim=-1).values
+    least = _kth_largest(values, k)
+    chosen = values >= least
+    place = chosen.flatten().nonzero().squeeze(1)
+    if place.numel() > chosen.numel() // chosen.size(-1) * k:
+        # Of the entries that tie at the end of a list, the first fill it up.
+        crowded = chosen.sum(-1) > k
+        tied = values[crowded] == least[crowded]
+        spare = k - (values[crowded] > least[crowded]).sum(-1, keepdim=True)
+        chosen[crowded] &= ~(tied & (tied.cumsum(-1) > spare))
+        place = chosen.flatten().nonzero().squeeze(1)
+    place = (place % values.size(-1)).view(*values.shape[:-1], k)
     top, order = values.gather(-1, place).sort(dim=-1, descending=True, stable=True)
     return top, place.gather(-1, order)
+
+
+def _kth_largest(values: Tensor, k: int) -> Tensor:
+    """Return the ``k``-th largest along the last axis, which is kept with length 1."""
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+        # It needs no order of the others, and NumPy has vector instructions for that.
+        n = values.size(-1)
+        return torch.from_numpy(np.partition(values.detach().numpy(), n - k, axis=-1)[..., n - k, None])
+    return values.topk(k, dim=-1).values[..., -1:]
 
 
 def _as_tensor(rows: Any) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from graphattn.affinity._vectors import Vectors, stable_top_k
 from graphattn.affinity.checks import check_count
 from graphattn.affinity.sparse import SparseAffinity
 
-_BLOCK_NUMBERS = 1 << 24
-_FIELDS = ("ids", "similarity", "smallest")
+_BLOCK_NUMBERS = 1 << 21
+
+Self = TypeVar("Self", bound="GalleryGraph")
 
 
 class NeighborLists(NamedTuple):
@@ -54,6 +55,8 @@ class GalleryGraph:
         >>> graph.insert(torch.tensor([0, 2]), similarity=torch.tensor([0.5, 0.9])).ids.tolist()  # the query is node 3
         [[1], [3]]
     """
+
+    _fields: ClassVar[tuple[str, ...]] = ("ids", "similarity", "smallest")
 
     def __init__(self, ids: Tensor, similarity: Tensor, smallest: Tensor) -> None:
         if ids.dim() != 2 or similarity.shape != ids.shape or smallest.shape != ids.shape[:1]:
@@ -113,9 +116,9 @@ class GalleryGraph:
         """Length of the lists."""
         return self.ids.size(1)
 
-    def to(self, device: torch.device | str) -> GalleryGraph:
+    def to(self: Self, device: torch.device | str) -> Self:
         """Move the lists to a device."""
-        return GalleryGraph(*(getattr(self, name).to(device) for name in _FIELDS))
+        return type(self)(*(getattr(self, name).to(device) for name in self._fields))
 
     def insert(self, ids: Tensor, similarity: Tensor) -> NeighborLists:
         r"""Return the lists that some items have once a query, as node :math:`N`, has joined the gallery.
@@ -181,24 +184,24 @@ class GalleryGraph:
         path = Path(path)
         temporary = path.with_name(path.name + ".tmp")
         with open(temporary, "wb") as file:
-            np.savez(file, **{name: getattr(self, name).cpu().numpy() for name in _FIELDS})
+            np.savez(file, **{name: getattr(self, name).cpu().numpy() for name in self._fields})
         os.replace(temporary, path)
 
-    @staticmethod
-    def load(path: str | Path) -> GalleryGraph:
+    @classmethod
+    def load(cls: type[Self], path: str | Path) -> Self:
         """Read lists that :meth:`save` has written.
 
         Raises:
             ValueError: If the file holds something else.
         """
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in _FIELDS if name not in file]
+            missing = [name for name in cls._fields if name not in file]
             if missing:
-                raise ValueError(f"{path} has no {', '.join(missing)}; expected a file that GalleryGraph.save wrote")
-            return GalleryGraph(*(torch.from_numpy(file[name]) for name in _FIELDS))
+                raise ValueError(f"{path} has no {', '.join(missing)}; expected a file that {cls.__name__}.save wrote")
+            return cls(*(torch.from_numpy(file[name]) for name in cls._fields))
 
     def __repr__(self) -> str:
-        return f"GalleryGraph({self.num_items} items, k={self.k})"
+        return f"{type(self).__name__}({self.num_items} items, k={self.k})"
 
 
 def _smallest_products(rows: Tensor, vectors: Vectors) -> Tensor:
@@ -207,7 +210,7 @@ def _smallest_products(rows: Tensor, vectors: Vectors) -> Tensor:
     for _, others, there in vectors.blocks():
         if not bool(there.any()):
             continue
-        others = others[there]
+        others = others if bool(there.all()) else others[there]
         for part in torch.arange(rows.size(0), device=rows.device).split(max(1, _BLOCK_NUMBERS // others.size(0))):
             smallest[part] = torch.minimum(smallest[part], (rows[part] @ others.t()).amin(1))
     return smallest
@@ -252,9 +255,11 @@ def list_neighbors(
     others = similarity.clone()
     others[:, own, own] = -torch.inf
     if mask is not None:
-        others.masked_fill_(~(mask.unsqueeze(1) & mask.unsqueeze(2)), -torch.inf)
+        others.masked_fill_(~mask.unsqueeze(1), -torch.inf)
     values, index = stable_top_k(others, max(0, min(k, n - 1)))
     found = values > -torch.inf
+    if mask is not None:
+        found &= mask.unsqueeze(2)
     if loops:
         index = torch.cat([own.view(1, n, 1).expand(similarity.size(0), n, 1), index], dim=2)
         there = torch.ones_like(similarity[:, :, 0], dtype=torch.bool) if mask is None else mask

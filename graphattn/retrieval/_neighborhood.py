@@ -11,7 +11,7 @@ from torch import Tensor
 from graphattn.affinity.gallery import GalleryGraph
 from graphattn.retrieval.batch import CandidateBatch
 
-_BLOCK_BYTES = 1 << 25
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +94,10 @@ def of_gallery(batch: CandidateBatch, graph: GalleryGraph, k: int, reach: Sequen
 
     def products(i: Tensor, j: Tensor) -> Tensor:
         size = max(1, _BLOCK_BYTES // (vectors.size(1) * vectors.element_size()))
-        blocks = zip(i.split(size), j.split(size), strict=True)
-        return torch.cat([torch.linalg.vecdot(vectors[rows], vectors[cols]) for rows, cols in blocks])
+        result = vectors.new_empty(i.numel())
+        for part, rows, cols in zip(result.split(size), i.split(size), j.split(size), strict=True):
+            part.copy_(torch.linalg.vecdot(vectors[rows], vectors[cols]))
+        return result
 
     return Neighborhood(
         lists=torch.cat([own.unsqueeze(1), _positions(keys, wanted)], dim=1),

@@ -126,9 +126,7 @@ class Reranker(ABC):
         if self.scope == "gallery" and not self.transductive:
             if callable(gallery):
                 raise ValueError("gallery is a function, but scope is 'gallery'; pass the vectors as a Tensor or array")
-            self.graph_ = GalleryGraph.build(
-                gallery, self._graph_width(), normalize=self.normalize, nan_policy=self.nan_policy
-            )
+            self.graph_ = self._build_graph(gallery, normalize=self.normalize, nan_policy=self.nan_policy)
         return self
 
     @torch.no_grad()
@@ -190,6 +188,10 @@ class Reranker(ABC):
         shown |= {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
+    def _build_graph(self, gallery: Tensor | np.ndarray, **options: Any) -> GalleryGraph:
+        """Find the neighbours of all nodes."""
+        return GalleryGraph.build(gallery, self._graph_width(), **options)
+
     def _graph_width(self) -> int:
         """Return how many neighbours the method needs of each item of the gallery."""
         raise NotImplementedError
@@ -232,12 +234,14 @@ class Reranker(ABC):
 
     def _with_queries(self, call: Call) -> Call:
         """Let the queries be items of the gallery, behind the others, and find the neighbours of all."""
-        items, finite = call.vectors.all()
-        there = torch.cat([finite, call.there]).unsqueeze(1)
-        stacked = torch.cat([items, call.x]).masked_fill_(~there, torch.nan)
         options: dict[str, Any] = {"normalize": False, "nan_policy": self.nan_policy}
-        nodes = torch.arange(items.size(0), stacked.size(0), device=stacked.device)
-        graph = GalleryGraph.build(stacked, self._graph_width(), **options)
+        num_items = call.vectors.size or 0
+        stacked = call.x.new_empty(num_items + call.x.size(0), call.x.size(1))
+        for start, rows, there in call.vectors.blocks():
+            stacked[start : start + rows.size(0)] = rows.masked_fill_(~there.unsqueeze(1), torch.nan)
+        stacked[num_items:] = call.x.masked_fill(~call.there.unsqueeze(1), torch.nan)
+        nodes = torch.arange(num_items, stacked.size(0), device=stacked.device)
+        graph = self._build_graph(stacked, **options)
         return replace(call, vectors=Vectors(stacked, **options), graph=graph, query_nodes=nodes)
 
     def _fitted_graph(self, x: Tensor, vectors: Vectors) -> GalleryGraph:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from graphattn.affinity.gallery import GalleryGraph
 from graphattn.nn.rerank_conv import RerankConv, candidate_graph
 from graphattn.retrieval._options import Options
+from graphattn.retrieval._smoothed import SmoothedGallery, propagation, weights
 from graphattn.retrieval.base import Reranker
 from graphattn.retrieval.batch import CandidateBatch
 
@@ -28,8 +31,13 @@ class GraphConvolution(Reranker):
         \mathbf{X} \leftarrow \operatorname{norm}(\mathbf{L} \mathbf{X})
 
     :math:`\mathbf{S}` has rows of its own: it is not symmetric. Neighbours and weights are found anew in each round;
-    the score is :math:`\mathbf{x}_q^{\top} \mathbf{x}_i` after the last. Nodes are the query and its candidates, and
-    with ``transductive`` the other queries. Time :math:`O(K^2 D)` per round, memory :math:`O(K^2 + K D)` per query.
+    the score is :math:`\mathbf{x}_q^{\top} \mathbf{x}_i` after the last.
+
+    With ``scope="candidates"``, nodes are the query and its candidates, and with ``transductive`` the other queries.
+    Time is :math:`O(K^2 D)` per round, memory :math:`O(K^2 + K D)` per query. With ``scope="gallery"``, :meth:`fit`
+    smooths the gallery, in :math:`O(N^2 D)` per round, and keeps the smoothed vectors; a query then gets its row of
+    :math:`\mathbf{L}` beside them, once, in :math:`O(N D)`. Queries that are items, known by ``query_ids``, have been
+    smoothed with the others. The published protocol is ``scope="gallery", transductive=True``.
 
     Args:
         k: Nodes :math:`k` that are averaged, the node itself counted; 1 changes nothing.
@@ -53,6 +61,7 @@ class GraphConvolution(Reranker):
         camera labels.
     """
 
+    scopes = ("candidates", "gallery")
     can_be_transductive = True
 
     def __init__(
@@ -73,21 +82,28 @@ class GraphConvolution(Reranker):
         self.rounds = rounds
         self.mode = mode
 
+    def _build_graph(self, gallery: Tensor | np.ndarray, **options: Any) -> GalleryGraph:
+        rounds = 0 if self.k == 1 else self.rounds
+        return SmoothedGallery.smooth(gallery, max(2, self.k), self.beta, rounds, self.mode, **options)
+
     def _scores(self, batch: CandidateBatch) -> Tensor:
-        nodes = batch.nodes
+        if batch.graph is not None:
+            return self._in_gallery(batch, cast(SmoothedGallery, batch.graph))
+        nodes, conv = batch.nodes, RerankConv(l2_normalize=True)
         for _ in range(self.rounds):
-            nodes = self._smooth(nodes, batch.node_mask)
+            similarity = torch.bmm(nodes, nodes.transpose(1, 2))
+            edge_index, value, _ = candidate_graph(similarity, self.k - 1, batch.node_mask, loops=True)
+            A = propagation(edge_index, weights(value, self.beta), batch.node_mask.numel(), self.mode)
+            nodes = conv(nodes.flatten(0, 1), A).view_as(nodes)
         return torch.linalg.vecdot(nodes[:, 1 : 1 + batch.mask.size(1)], nodes[:, :1])
 
-    def _smooth(self, nodes: Tensor, mask: Tensor) -> Tensor:
-        similarity = torch.bmm(nodes, nodes.transpose(1, 2))
-        edge_index, value, _ = candidate_graph(similarity, self.k - 1, mask, loops=True)
-        # A common factor of all weights cancels out; this one keeps them from overflowing.
-        weight = torch.exp((value - 1.0) / self.beta)
-        if self.mode == "sym":
-            edge_index, weight = torch.cat([edge_index, edge_index.flip(0)], dim=1), torch.cat([weight, weight]) / 2
-        source, target = edge_index
-        degrees = [(ends, weight.new_zeros(mask.numel()).index_add_(0, ends, weight)) for ends in (target, source)]
-        for ends, degree in degrees:
-            weight = weight * degree.rsqrt().masked_fill_(degree == 0, 0.0)[ends]
-        return RerankConv(l2_normalize=True)(nodes.flatten(0, 1), edge_index, weight).view_as(nodes)
+    def _in_gallery(self, batch: CandidateBatch, gallery: SmoothedGallery) -> Tensor:
+        """Compare queries with smoothed candidates; those that are items are smoothed already."""
+        scores = torch.zeros_like(batch.similarity)
+        queries = batch.queries.to(gallery.vectors.dtype)
+        for row, node in enumerate(batch.query_nodes.tolist()):
+            query = queries[row] if node < 0 else gallery.vectors[node]
+            if node < 0 and self.rounds > 0 and self.k > 1:
+                query = gallery.beside(query, self.beta, self.mode)
+            scores[row] = torch.linalg.vecdot(gallery.vectors[batch.indices[row].clamp(min=0)], query)
+        return scores

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from graphattn.affinity.gallery import GalleryGraph
 from graphattn.affinity.neighbors import _expanded
+from graphattn.retrieval._encodings import gallery_encodings, reciprocal
 from graphattn.retrieval._neighborhood import Neighborhood, of_candidates, of_gallery
 from graphattn.retrieval._options import Options
 from graphattn.retrieval.base import Reranker
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _COMPAT = (None, "torchreid")
-_BLOCK_NUMBERS = 1 << 22
 
 
 class KReciprocal(Reranker):
@@ -88,42 +89,54 @@ class KReciprocal(Reranker):
         return 8 * self.k2 * num_nodes * (2 * 4 * width + 6 * 8 * self.k1)
 
     def _scores(self, batch: CandidateBatch) -> Tensor:
+        graph = batch.graph
+        if graph is not None and bool((batch.query_nodes >= 0).all()):
+            common, own, smallest = self._common_of_items(batch, graph)
+        else:
+            common, own, smallest = self._common_around(batch)
+        jaccard = 1.0 - common / (2.0 - common)
+        distance = self._distance(batch.similarity, smallest.unsqueeze(1), own)
+        return -(1.0 - self.blend) * jaccard - self.blend * distance
+
+    def _common_of_items(self, batch: CandidateBatch, graph: GalleryGraph) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :meth:`_common_around` does for queries that are items: the encodings of all items serve all."""
+
+        def weigh(similarity: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return torch.exp(-self._distance(similarity, graph.smallest[i].to(similarity.dtype), i == j))
+
+        settings = (self.k1, self.k2, self.compat)
+        encodings = gallery_encodings(graph, batch.gallery, self.k1, self.k2, weigh, settings)
+        nodes = batch.query_nodes
+        batch.report(support=encodings.support[nodes])
+        common = encodings.common(nodes, batch.indices.clamp(min=0))
+        return common, batch.indices == nodes.unsqueeze(1), graph.smallest[nodes].to(common.dtype)
+
+    def _common_around(self, batch: CandidateBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return :math:`m_{qi}`, which candidates are the query itself, and the least similarity of each query."""
         half = round(self.k1 / 2)
         if batch.graph is None:
             around = of_candidates(batch, self._graph_width())
         else:
             # The nodes whose encodings are averaged, the members of their sets, and the nodes that confirm members.
             around = of_gallery(batch, batch.graph, self._graph_width(), (self.k2 - 1, self.k1, half))
-        near = _reciprocal(around.lists[:, : self.k1 + 1])
+        near = reciprocal(around.lists[:, : self.k1 + 1])
         batch.report(support=(near[around.query, 1:] >= 0).sum(1))
 
         averaged = around.lists[torch.cat([around.query, around.candidates.flatten()]), : self.k2]
         encoded = averaged[averaged >= 0].unique()
-        row, col = _expanded(near[encoded], _reciprocal(around.lists[:, : half + 1]))
-        weight = torch.exp(-self._distance(around, encoded[row], col))
+        row, col = _expanded(near[encoded], reciprocal(around.lists[:, : half + 1]))
+        node = encoded[row]
+        weight = torch.exp(-self._distance(around.products(node, col), around.smallest[node], node == col))
         weight /= weight.new_zeros(encoded.numel()).index_add_(0, row, weight)[row]
-
         common = _common(around, encoded, row, col, weight, averaged)
-        jaccard = 1.0 - common / (2.0 - common)
-        query = around.query.unsqueeze(1).expand_as(common)
-        distance = self._distance(around, query.flatten(), around.candidates.flatten(), batch.similarity.flatten())
-        return -(1.0 - self.blend) * jaccard - self.blend * distance.view_as(jaccard)
+        return common, around.candidates == around.query.unsqueeze(1), around.smallest[around.query]
 
-    def _distance(self, around: Neighborhood, i: Tensor, j: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Return :math:`D_{ij}` of pairs of nodes."""
-        similarity = around.products(i, j) if similarity is None else similarity
-        distance = (2.0 - 2.0 * similarity).clamp(min=0.0).masked_fill_(i == j, 0.0)
-        largest = (2.0 - 2.0 * around.smallest[i]).clamp(min=0.0)
+    def _distance(self, similarity: Tensor, smallest: Tensor, same: Tensor) -> Tensor:
+        """Return :math:`D_{ij}` of pairs, given the least similarity of each i and where j is i."""
+        distance = (2.0 - 2.0 * similarity).clamp(min=0.0).masked_fill_(same, 0.0)
+        largest = (2.0 - 2.0 * smallest).clamp(min=0.0)
         ratio = distance / largest.masked_fill_(largest == 0, 1.0)
         return ratio.square() if self.compat == "torchreid" else ratio
-
-
-def _reciprocal(lists: Tensor) -> Tensor:
-    """Return the lists with the neighbours that do not list the node replaced by -1."""
-    mutual = torch.empty_like(lists, dtype=torch.bool)
-    for nodes in torch.arange(lists.size(0), device=lists.device).split(max(1, _BLOCK_NUMBERS // lists.size(1) ** 2)):
-        mutual[nodes] = (lists[lists[nodes].clamp(min=0)] == nodes.view(-1, 1, 1)).any(2)
-    return lists.masked_fill(~mutual, -1)
 
 
 def _common(

@@ -93,15 +93,18 @@ def graph_convolution(
 ) -> Array:
     """Scores ``[Q, N]`` of graph convolution re-ranking; the queries are nodes beside the gallery."""
     x = unit(np.concatenate([queries, gallery]))
-    n, num_queries = len(x), len(queries)
     for _ in range(rounds):
-        similarity = x @ x.T
-        rank = ranks(similarity)
-        weight = np.zeros_like(similarity)
-        for i in range(n):
-            weight[i, rank[i, :k]] = np.exp(similarity[i, rank[i, :k]] / beta)
-        if symmetric:
-            weight = (weight + weight.T) / 2
-        scaled = weight / np.sqrt(np.outer(weight.sum(axis=1), weight.sum(axis=0)))
-        x = unit(scaled @ x)
-    return x[:num_queries] @ x[num_queries:].T
+        x = convolved(x, k, beta, symmetric)
+    return x[: len(queries)] @ x[len(queries) :].T
+
+
+def convolved(x: Array, k: int, beta: float, symmetric: bool) -> Array:
+    """Replace all unit vectors by weighted means of their nearest."""
+    similarity = x @ x.T
+    rank = ranks(similarity)
+    weight = np.zeros_like(similarity)
+    for i in range(len(x)):
+        weight[i, rank[i, :k]] = np.exp(similarity[i, rank[i, :k]] / beta)
+    if symmetric:
+        weight = (weight + weight.T) / 2
+    return unit(weight / np.sqrt(np.outer(weight.sum(axis=1), weight.sum(axis=0))) @ x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,11 @@ def test_transductive_equals_the_published_algorithm_of_all_queries(
     lists = case.rerank(GraphConvolution(k, beta=beta, rounds=rounds, mode=mode, transductive=True))
     assert ((score_of(lists, 50) - whole_matrix(case, k, beta, rounds, mode)).abs() <= EPS).all()
 
+    in_gallery = case.rerank(
+        GraphConvolution(k, beta=beta, rounds=rounds, mode=mode, transductive=True, scope="gallery")
+    )
+    assert ((score_of(in_gallery, 50) - whole_matrix(case, k, beta, rounds, mode)).abs() <= EPS).all()
+
 
 def test_transductive_of_one_query_is_inductive() -> None:
     case = problem().rows(slice(2, 3))
@@ -60,9 +66,71 @@ def test_transductive_of_one_query_is_inductive() -> None:
     assert torch.equal(alone.scores, others.scores)
 
 
+def smoothed(x: Tensor, k: int, beta: float, rounds: int, mode: str) -> Tensor:
+    for _ in range(rounds):
+        x = torch.from_numpy(published.convolved(x.numpy(), k, beta, mode == "sym"))
+    return x
+
+
+@pytest.mark.parametrize(("k", "beta", "rounds"), SETTINGS)
+@pytest.mark.parametrize("mode", ["directed", "sym"])
+def test_gallery_is_one_more_round_with_the_query_beside_the_smoothed_items(
+    mode: str, k: int, beta: float, rounds: int
+) -> None:
+    case = problem(items=90, length=20, seed=3)
+    lists = case.rerank(GraphConvolution(k, beta=beta, rounds=rounds, mode=mode, scope="gallery"))
+    items = smoothed(F.normalize(case.gallery, dim=1), k, beta, rounds, mode)
+    for row, query in enumerate(F.normalize(case.queries, dim=1)):
+        refined = smoothed(torch.cat([query.unsqueeze(0), items]), k, beta, 1, mode)[0]
+        found = score_of(lists, 90)[row]
+        listed = ~found.isnan()
+        assert listed.sum() == 20
+        assert ((found - items @ refined)[listed].abs() <= EPS).all()
+
+
+@pytest.mark.parametrize("mode", ["directed", "sym"])
+def test_queries_of_the_gallery_are_smoothed_with_it(mode: str) -> None:
+    gallery = problem(items=50).gallery
+    own = torch.arange(50)
+    case = Problem(gallery, gallery, own.expand(50, 50), query_ids=own)
+    lists = case.rerank(GraphConvolution(6, mode=mode, scope="gallery", exclude_self=True))
+    items = smoothed(F.normalize(gallery, dim=1), 6, 0.2, 3, mode)
+    found = score_of(lists, 50)
+    assert torch.equal(found.isnan(), torch.eye(50, dtype=torch.bool))
+    assert ((found - items @ items.T).nan_to_num().abs() <= EPS).all()
+
+
+def test_a_smoothed_gallery_is_saved_and_loaded(tmp_path: Path) -> None:
+    case = problem()
+    reranker, again = GraphConvolution(5, scope="gallery"), GraphConvolution(5, scope="gallery")
+    lists = case.rerank(reranker)
+    reranker.graph_.save(tmp_path / "graph.npz")
+    again.graph_ = type(reranker.graph_).load(tmp_path / "graph.npz").to("cpu")
+    loaded = again.rerank(case.queries, case.gallery, case.indices)
+    assert torch.equal(loaded.indices, lists.indices)
+    assert torch.equal(loaded.scores, lists.scores)
+
+
+def test_broken_items_take_no_part() -> None:
+    case = problem()
+    broken, rest = torch.tensor([3, 17]), torch.tensor([i for i in range(40) if i not in (3, 17)])
+    gallery = case.gallery.clone()
+    gallery[broken] = torch.nan
+    whole = Problem(case.queries, gallery, torch.arange(40).expand(5, 40))
+    alone = Problem(case.queries, gallery[rest], torch.arange(38).expand(5, 38))
+    for mode in ("directed", "sym"):
+        lists = whole.rerank(GraphConvolution(45, mode=mode, scope="gallery", nan_policy="last"))
+        expected = score_of(alone.rerank(GraphConvolution(45, mode=mode, scope="gallery")), 38)
+        found = score_of(lists, 40)
+        assert (found[:, broken] == -torch.inf).all()
+        assert ((found[:, rest] - expected).abs() <= EPS).all()
+
+
 METHODS: dict[str, Make] = {
     "directed": partial(GraphConvolution, 5),
     "sym": partial(GraphConvolution, 5, mode="sym", rounds=2),
+    "gallery": partial(GraphConvolution, 5, scope="gallery"),
+    "sym in gallery": partial(GraphConvolution, 4, mode="sym", rounds=1, scope="gallery"),
 }
 
 
@@ -77,10 +145,11 @@ def test_published_defaults() -> None:
     assert (reranker.k, reranker.beta, reranker.rounds, reranker.mode) == (15, 0.2, 3, "directed")
 
 
+@pytest.mark.parametrize("scope", ["candidates", "gallery"])
 @pytest.mark.parametrize("options", [{"k": 1}, {"rounds": 0}])
-def test_nothing_to_average_is_the_first_stage(options: dict[str, int]) -> None:
+def test_nothing_to_average_is_the_first_stage(options: dict[str, Any], scope: str) -> None:
     case = problem()
-    lists, baseline = case.rerank(GraphConvolution(**options)), case.rerank(InnerProduct())
+    lists, baseline = case.rerank(GraphConvolution(**options, scope=scope)), case.rerank(InnerProduct())
     assert torch.equal(lists.indices, baseline.indices)
     assert ((lists.scores - baseline.scores).abs() <= EPS).all()
 
@@ -113,7 +182,6 @@ def test_small_beta_does_not_overflow(dtype: torch.dtype) -> None:
         ({"beta": 0.0}, "beta is 0.0; expected a number above 0"),
         ({"mode": "no-norm"}, "mode is 'no-norm'; expected one of 'directed', 'sym'"),
         ({"normalize": False}, "normalize is False, but GraphConvolution makes unit vectors"),
-        ({"scope": "gallery"}, "scope is 'gallery', but GraphConvolution has only 'candidates'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

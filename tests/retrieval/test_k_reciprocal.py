@@ -12,9 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphattn.retrieval import KReciprocal
+from graphattn.retrieval import KReciprocal, RankedLists
 from tests.retrieval import published
-from tests.retrieval.cases import CONTRACT, InnerProduct, Make, Problem, all_vectors_rotated, problem, score_of
+from tests.retrieval.cases import (
+    CONTRACT,
+    InnerProduct,
+    Make,
+    Problem,
+    all_vectors_rotated,
+    assert_same,
+    problem,
+    score_of,
+)
 
 SETTINGS = [(20, 6, None), (7, 3, None), (5, 1, None), (6, 8, "torchreid"), (200, 6, None)]
 
@@ -95,6 +104,31 @@ def test_a_query_of_the_gallery_is_not_inserted_again() -> None:
         found = score_of(lists, 50)[query]
         assert torch.equal(found.isnan(), expected.isnan())
         assert lists.diagnostics["kept"][query] or (found - expected).nan_to_num().abs().max() <= 2e-7
+
+
+def test_known_and_new_queries_in_one_call() -> None:
+    """Encodings of all items serve the known ones; the scores are those of the lists around each."""
+    case = problem(num_queries=6, items=80, length=40, seed=4)
+    ids = torch.tensor([3, 70, 11, -1, -1, -1])
+    queries = torch.where((ids >= 0).unsqueeze(1), case.gallery[ids], case.queries)
+    for k1, k2, compat in SETTINGS:
+        make = partial(KReciprocal, k1, k2, compat=compat, scope="gallery")
+        together = replace(case, queries=queries, query_ids=ids).rerank(make(chunk=6))
+        for rows in (slice(0, 3), slice(3, 6)):
+            alone = replace(case, queries=queries, query_ids=ids).rows(rows).rerank(make())
+            assert_same(alone, RankedLists(*(x[rows] for x in (together.indices, together.scores, together.order))))
+            assert torch.equal(alone.diagnostics["support"], together.diagnostics["support"][rows])
+
+
+def test_two_rerankers_share_a_graph() -> None:
+    case = replace(problem(items=50), queries=problem(items=50).gallery[:5], query_ids=torch.arange(5))
+    wide = KReciprocal(8, 4, scope="gallery")
+    case.rerank(wide)
+    narrow = KReciprocal(4, 1, scope="gallery", compat="torchreid")
+    expected = case.rerank(narrow)
+    narrow.graph_ = wide.graph_
+    for _ in range(2):
+        assert_same(narrow.rerank(case.queries, case.gallery, case.indices, query_ids=case.query_ids), expected)
 
 
 METHODS: dict[str, Make] = {
