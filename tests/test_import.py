@@ -23,7 +23,8 @@ import importlib.abc, os, sys, warnings
 OPTIONAL = {
     "torch_scatter", "torch_sparse", "torch_cluster", "torch_spline_conv", "pyg_lib", "faiss", "ogb", "pandas",
     "matplotlib", "ray", "lightning", "lightning_fabric", "jsonargparse", "dgl", "transformers", "ranx", "ot",
-    "causallearn", "skimage", "cv2", "mahotas", "pytest", "cupy", "jax",
+    "causallearn", "skimage", "cv2", "mahotas", "pytest", "cupy", "jax", "pytrec_eval", "rerankers", "langchain_core",
+    "sentence_transformers", "pytorch_metric_learning", "pyarrow",
 }
 asked, events = [], []
 

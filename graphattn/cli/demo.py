@@ -1,9 +1,10 @@
-"""Read handwritten digits: by attention along a k-NN affinity, and from the few pixels that feature selection keeps.
+"""Handwritten digits: read by attention and from few selected pixels, searched for and re-ranked.
 
 Nothing is downloaded: scikit-learn ships the 1,797 images. First an attention network, an MLP without a graph and
 label propagation without features get the same 20 labels a class. Then Infinite Feature Selection and simpler
-rankings choose pixels, and a linear SVM reads the digits from those alone. Results are written after every seed, so
-an interrupted run keeps the seeds it has finished.
+rankings choose pixels, and a linear SVM reads the digits from those alone. Last, the images most like some of them are
+re-ranked by what they have in common. Results are written after every seed, so an interrupted run keeps the seeds it
+has finished.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from tqdm import tqdm
 
 from graphattn import Affinity, AttentionConv, __version__
 from graphattn.cli import _demo_features as features
+from graphattn.cli import _demo_rerank as reranking
 from graphattn.cli._checks import UserError, usable_device
 from graphattn.cli._files import make_folder, whole, write_text
 
@@ -138,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.out)
     results = Results(args)
     seeds = range(args.seed, args.seed + args.seeds)
-    return 0 if _attend(results, device, seeds) and _select(results, device, seeds) else 130
+    return 0 if all(part(results, device, seeds) for part in (_attend, _select, _rerank)) else 130
 
 
 class Results:
@@ -208,15 +211,7 @@ def _attend(results: Results, device: torch.device, seeds: range) -> bool:
 def _select(results: Results, device: torch.device, seeds: range) -> bool:
     """Run the second part; returns whether it ran to its end."""
     print(f"the same images from few of their {features.PIXELS} pixels, chosen on half of the images")
-    runs: list[dict[str, Any]] = []
-    finished = False
-    try:
-        for seed in tqdm(seeds, desc="feature selection", unit="seed"):
-            runs.append(features.run_seed(seed, device))
-            results.write(features=features.summary(runs))
-        finished = True
-    except KeyboardInterrupt:
-        print(f"interrupted: {len(runs)} of {len(seeds)} seeds are finished and kept", file=sys.stderr)
+    finished = _run_seeds(results, features, "features", device, seeds)
     if "features" in results.parts:
         from graphattn.cli._demo_features_figure import draw  # as above
 
@@ -229,3 +224,33 @@ def _select(results: Results, device: torch.device, seeds: range) -> bool:
             print(f"{name:>18}: {mean:.3f} ± {std:.3f} test accuracy from {features.KEPT} pixels")
         results.announce(results.out / "features.png")
     return finished
+
+
+def _rerank(results: Results, device: torch.device, seeds: range) -> bool:
+    """Run the third part; returns whether it ran to its end."""
+    print(f"the {reranking.LENGTH} images most like each of {reranking.QUERIES}, re-ranked without training")
+    finished = _run_seeds(results, reranking, "reranking", device, seeds)
+    if "reranking" in results.parts:
+        from graphattn.cli._demo_rerank_figure import draw  # as above
+
+        summary = results.parts["reranking"]
+        with whole(results.out / "reranking.png") as part:
+            draw(part, summary)
+        for name in reranking.METHODS:
+            print(f"{name:>18}: {summary['mean'][name]:.3f} ± {summary['std'][name]:.3f} mean average precision")
+        print(f"{'Auto':>18}: {summary['better']} queries better, {summary['worse']} worse, {summary['same']} the same")
+        results.announce(results.out / "reranking.png")
+    return finished
+
+
+def _run_seeds(results: Results, part: ModuleType, name: str, device: torch.device, seeds: range) -> bool:
+    """Run every seed of a part and keep its summary; returns whether all of them were finished."""
+    runs: list[dict[str, Any]] = []
+    try:
+        for seed in tqdm(seeds, desc=name, unit="seed"):
+            runs.append(part.run_seed(seed, device))
+            results.write(**{name: part.summary(runs)})
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(runs)} of {len(seeds)} seeds are finished and kept", file=sys.stderr)
+        return False
+    return True

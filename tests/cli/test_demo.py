@@ -1,4 +1,4 @@
-"""``graphattn demo`` with two epochs and two sizes: what it measures, writes, draws and keeps when interrupted."""
+"""``graphattn demo`` with two epochs, two sizes and few queries: what it measures, writes, draws, keeps."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from sklearn.feature_selection import SelectKBest
 from sklearn.model_selection import train_test_split
 
 from graphattn.cli import _demo_features as features
+from graphattn.cli import _demo_rerank as reranking
 from graphattn.cli import demo, main
+from graphattn.cli._demo_rerank_figure import draw
 from graphattn.selection import InfFS, InfFSSupervised
 
 CPU = torch.device("cpu")
+FILES = ["demo.png", "features.png", "reranking.png", "results.json"]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "EPOCHS", 2)
     monkeypatch.setattr(features, "SIZES", (2, features.KEPT))
+    monkeypatch.setattr(reranking, "QUERIES", 30)
+    monkeypatch.setattr(reranking, "LENGTH", 60)
 
 
 def results(out: Path) -> dict[str, Any]:
@@ -46,9 +51,9 @@ def interrupt_second_call(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
 
 def test_results_and_pictures(tmp_path: Path, drawn: dict[str, Figure], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--seeds", "2", "--seed", "3", "--out", str(tmp_path)]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.png", "features.png", "results.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
     found = results(tmp_path)
-    assert list(found) == ["task", "seeds", "mean", "std", "features", "seconds", "device", "versions"]
+    assert list(found) == ["task", "seeds", "mean", "std", "features", "reranking", "seconds", "device", "versions"]
 
     assert [run["seed"] for run in found["seeds"]] == [3, 4]
     for name in demo.METHODS:
@@ -68,7 +73,7 @@ def test_results_and_pictures(tmp_path: Path, drawn: dict[str, Figure], capsys: 
         assert all(len(set(run["pixels"][name])) == features.KEPT for run in part["seeds"])
         assert part["mean"][name][1] > part["mean"][name][0] > 0.1
 
-    for name in ("demo", "features"):
+    for name in ("demo", "features", "reranking"):
         assert imread(tmp_path / f"{name}.png").std() > 0
     bars = drawn["demo"].axes[0]
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([found["mean"][name] for name in demo.METHODS])
@@ -93,6 +98,7 @@ def test_a_seed_gives_the_same_numbers_wherever_it_stands(tmp_path: Path) -> Non
     both, second = results(tmp_path / "both"), results(tmp_path / "second")
     assert both["seeds"][1] == second["seeds"][0]
     assert both["features"]["seeds"][1] == second["features"]["seeds"][0]
+    assert both["reranking"]["seeds"][1] == second["reranking"]["seeds"][0]
 
 
 def test_interrupted_in_the_first_part(
@@ -115,6 +121,15 @@ def test_interrupted_in_the_second_part(
     assert len(found["seeds"]) == 2
     assert [run["seed"] for run in found["features"]["seeds"]] == [0]
     assert "interrupted: 1 of 2 seeds are finished and kept" in capsys.readouterr().err
+
+
+def test_interrupted_in_the_third_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_second_call(monkeypatch, reranking)
+    assert main(["demo", "--seeds", "2", "--out", str(tmp_path)]) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    found = results(tmp_path)
+    assert len(found["features"]["seeds"]) == 2
+    assert [run["seed"] for run in found["reranking"]["seeds"]] == [0]
 
 
 def test_interrupted_before_anything_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,3 +185,36 @@ def test_the_images_that_are_read_choose_no_pixels(monkeypatch: pytest.MonkeyPat
     x, y = load_digits(return_X_y=True)
     train, _ = train_test_split(x, test_size=0.5, stratify=y, random_state=5)
     np.testing.assert_array_equal(seen, [train])
+
+
+def test_lists_before_and_after(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    x = load_digits().data
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    run = reranking.run_seed(7, CPU)
+    assert len(set(run["queries"])) == 30
+    for query, *lists in zip(run["queries"], *(run["lists"][name] for name in reranking.METHODS), strict=True):
+        nearest = [i for i in np.argsort(-(x @ x[query]), kind="stable") if i not in run["queries"]][:60]
+        assert lists[0] == nearest[:10]
+        for items in lists:
+            assert len(set(items)) == 10
+            assert set(items) <= set(nearest)
+
+    part = reranking.summary([run])
+    change = np.subtract(run["average_precision"]["Auto"], run["average_precision"]["cosine"])
+    assert [part[name] for name in ("worse", "same", "better")] == [(np.sign(change) == s).sum() for s in (-1, 0, 1)]
+    draw(tmp_path / "reranking.png", part)
+    bars, curve = drawn["reranking"].subfigs[0].axes
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx([part["mean"][m] for m in reranking.METHODS])
+    assert curve.get_title() == f"Auto: {part['better']} queries better, {part['worse']} worse"
+    best, worst = int(change.argmax()), int(change.argmin())
+    panels = np.array(drawn["reranking"].subfigs[1].axes).reshape(6, 11)
+    images = load_digits().images
+    for row, query, name in [(0, best, "cosine"), (1, best, "Auto"), (4, worst, "cosine"), (5, worst, "Auto")]:
+        items = [run["queries"][query], *run["lists"][name][query]]
+        for panel, item in zip(panels[row], items, strict=True):
+            np.testing.assert_array_equal(panel.images[0].get_array(), images[item])
+
+
+def test_average_precision_of_lists() -> None:
+    found = reranking._average_precision(np.array([1, 2]), np.array([[1, 0, 1, 0], [0, 0, 0, 2]]))
+    assert found == pytest.approx([(1 + 2 / 3) / 2, 1 / 4])
