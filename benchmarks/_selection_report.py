@@ -135,10 +135,10 @@ def _quality_tables(results: dict[str, Any]) -> str:
     lines = [
         "## Quality",
         "",
-        f"Accuracy (%) of a linear SVM on standardized features, mean ± standard deviation over {FOLDS} stratified "
-        f"folds x {results['settings']['cv_repeats']} repeats; the selection sees the training fold alone. {RELIEF} "
-        f"(skrebate) sees at most {RELIEF_SAMPLES} samples of it. *Seconds*: of one selection, median over the folds. "
-        "Every method at its defaults.",
+        "Accuracy (%) of a linear SVM on standardized features, mean ± standard deviation over repeats of "
+        f"{FOLDS} stratified folds; the selection sees the training fold alone. {RELIEF} "
+        f"(skrebate) sees at most {RELIEF_SAMPLES} samples of it. *Seconds*: of one selection, median over the folds, "
+        "a rough figure: nothing is kept quiet for it. Every method at its defaults.",
     ]
     if done:
         lines += ["", *_rank_table(done)]
@@ -169,7 +169,8 @@ def _set_table(name: str, entry: dict[str, Any]) -> list[str]:
     complete = {n: m for n, m in entry["methods"].items() if m["folds"] and n != ALL}
     counts = sorted({count for record in complete.values() for count in mean_accuracy(record)})
     lines = [
-        f"**{name}**: {entry['samples']} samples, {entry['features']} features, {entry['classes']} classes.",
+        f"**{name}**: {entry['samples']} samples, {entry['features']} features, {entry['classes']} classes; "
+        f"{FOLDS} folds x {entry['repeats']}.",
         "",
         "| method | " + " | ".join(f"{count} features" for count in counts) + " | seconds | note |",
         "|---|" + "--:|" * (len(counts) + 1) + "---|",

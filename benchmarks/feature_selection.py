@@ -6,7 +6,7 @@
 reported and left out. Speed: the ranking has to agree with that of the dense inverse before anything is timed, then the
 candidates take turns; peak memory is measured in a fresh process each. Quality: accuracy of a linear SVM in repeated
 stratified cross-validation, with the selection inside the training folds. Results are written after each step: a run
-that was stopped goes on with ``--resume``.
+that was stopped goes on with ``--resume``, and more ``--cv-repeats`` add to the folds it has.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def measure_quality(results: dict[str, Any], path: Path, args: argparse.Namespac
             "samples": len(table.y),
             "features": table.X.shape[1],
             "classes": len(set(table.y.tolist())),
+            "repeats": args.cv_repeats,
             "methods": results["quality"].get(name, {}).get("methods", {}),
         }
         _evaluate_methods(table, entry["methods"], results, path, args)
@@ -93,7 +94,7 @@ def _evaluate_methods(
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line asks for and write ``feature_selection.json``, ``.md`` and ``.png``."""
     path = args.out / "feature_selection.json"
-    settings = {name: getattr(args, name) for name in ("threads", "repeats", "cv_repeats", "quick")}
+    settings = {name: getattr(args, name) for name in ("threads", "repeats", "quick")}
     results = environment(settings, {package: _version(package) for package in PACKAGES})
     results = load_results(path, results) if args.resume and path.exists() else results
     measures = {"speed": measure_speed, "large": measure_large, "quality": measure_quality}

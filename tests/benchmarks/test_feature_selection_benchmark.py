@@ -179,8 +179,15 @@ def test_missing_set_is_reported_and_a_stopped_run_goes_on(
     for method, record in resumed["here"]["methods"].items():
         accuracy = {fold: r["accuracy"] for fold, r in first["here"]["methods"][method]["folds"].items()}
         assert {fold: r["accuracy"] for fold, r in record["folds"].items()} == accuracy
+    evaluated.clear()
+    more = benchmark.run(benchmark.parse([*options, "--cv-repeats", "2", "--resume"]))["quality"]["here"]
+    assert evaluated == [name for name in rankers for _ in range(5)]
+    assert more["repeats"] == 2
+    assert {fold for record in more["methods"].values() for fold in record["folds"]} == {
+        f"{repeat}/{fold}" for repeat in range(2) for fold in range(5)
+    }
     with pytest.raises(SystemExit, match="other settings"):
-        benchmark.run(benchmark.parse([*options, "--cv-repeats", "2", "--resume"]))
+        benchmark.run(benchmark.parse([*options, "--repeats", "4", "--resume"]))
 
 
 def test_ranks_are_shared_in_ties_and_averaged_over_sets(benchmark: ModuleType) -> None:
