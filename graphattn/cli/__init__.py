@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from graphattn import __version__
-from graphattn.cli import demo, select
+from graphattn.cli import demo, rerank, select
 from graphattn.cli._checks import UserError
 
-_COMMANDS = {"demo": demo, "select": select}
+_COMMANDS = {"demo": demo, "rerank": rerank, "select": select}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,10 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return _COMMANDS[args.command].run(args)
+        status = _COMMANDS[args.command].run(args)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"graphattn {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"graphattn {args.command}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read the output, such as head, has seen enough; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

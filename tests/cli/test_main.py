@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("command", "words"),
     [
         ("demo", ["--out", "--seeds", "interrupted"]),
+        ("rerank", ["corrupt lines", "interruption", "--skip-missing", "--top-k", "--blend", "--batch-size", "--engine"]),
         ("select", ["missing values", "text columns", "constant columns", "row names", "--neighbors", "drop-rows"]),
     ],
 )
@@ -39,6 +42,15 @@ def test_help_is_the_manual(command: str, words: list[str], capsys: pytest.Captu
     assert stop.value.code == 0
     said = capsys.readouterr().out
     assert [word for word in words if word not in said] == []
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "graphattn", "rerank", "--method", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
