@@ -32,7 +32,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("command", "words"),
     [
         ("demo", ["--out", "--seeds", "interrupted"]),
-        ("rerank", ["corrupt lines", "interruption", "--skip-missing", "--top-k", "--blend", "--batch-size", "--engine"]),
+        ("rerank", ["corrupt lines", "interruption", "--skip-missing", "--top-k", "--batch-size", "--engine"]),
         ("select", ["missing values", "text columns", "constant columns", "row names", "--neighbors", "drop-rows"]),
     ],
 )
@@ -47,7 +47,8 @@ def test_help_is_the_manual(command: str, words: list[str], capsys: pytest.Captu
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = [sys.executable, "-W", "ignore", "-m", "graphattn", "rerank", "--method", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
