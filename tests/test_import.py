@@ -24,7 +24,7 @@ OPTIONAL = {
     "torch_scatter", "torch_sparse", "torch_cluster", "torch_spline_conv", "pyg_lib", "faiss", "ogb", "pandas",
     "matplotlib", "ray", "lightning", "lightning_fabric", "jsonargparse", "dgl", "transformers", "ranx", "ot",
     "causallearn", "skimage", "cv2", "mahotas", "pytest", "cupy", "jax", "pytrec_eval", "rerankers", "langchain_core",
-    "sentence_transformers", "pytorch_metric_learning", "pyarrow",
+    "sentence_transformers", "pytorch_metric_learning", "pyarrow", "rdkit",
 }
 asked, events = [], []
 

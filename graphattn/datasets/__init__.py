@@ -1,0 +1,6 @@
+"""Named data as tasks: what ships embedded, what is downloaded, and files of one's own."""
+
+from graphattn.datasets.catalog import load, names
+from graphattn.datasets.tasks import GraphTask, LinkTask, NodeTask
+
+__all__ = ["GraphTask", "LinkTask", "NodeTask", "load", "names"]

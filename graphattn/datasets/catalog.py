@@ -1,0 +1,134 @@
+"""The catalog: names of sets, and the one function that loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+from graphattn.datasets.embedded import SETS as EMBEDDED
+from graphattn.datasets.embedded import load_embedded
+from graphattn.datasets.heterophilous import SETS as HETEROPHILOUS
+from graphattn.datasets.heterophilous import load_heterophilous
+from graphattn.datasets.local import load_local
+from graphattn.datasets.lrgb import SETS as LRGB
+from graphattn.datasets.lrgb import load_lrgb
+from graphattn.datasets.molecules import NAME as HIV
+from graphattn.datasets.molecules import load_hiv
+from graphattn.datasets.npz_graphs import SETS as NPZ
+from graphattn.datasets.npz_graphs import load_npz_graph
+from graphattn.datasets.ogb import SETS as OGB
+from graphattn.datasets.ogb import load_ogb
+from graphattn.datasets.planetoid import SETS as PLANETOID
+from graphattn.datasets.planetoid import load_planetoid
+from graphattn.datasets.tasks import Task
+from graphattn.datasets.tudataset import SETS as TU
+from graphattn.datasets.tudataset import load_tu
+
+_LOADERS: dict[str, Callable[[str, Path, str | int | None], Task]] = {
+    **dict.fromkeys(EMBEDDED, load_embedded),
+    **dict.fromkeys(PLANETOID, load_planetoid),
+    **dict.fromkeys(HETEROPHILOUS, load_heterophilous),
+    **dict.fromkeys(NPZ, load_npz_graph),
+    **dict.fromkeys(TU, load_tu),
+    **dict.fromkeys(LRGB, load_lrgb),
+    **dict.fromkeys(OGB, load_ogb),
+    HIV: load_hiv,
+}
+_LEFT_OUT = {
+    "squirrel": "nodes come twice, some in the training and in the test set; load 'squirrel-filtered'",
+    "chameleon": "nodes come twice, some in the training and in the test set; load 'chameleon-filtered'",
+    "ogbn-mag": "it is heterogeneous; use the package ogb",
+    "ogbl-biokg": "it is heterogeneous; use the package ogb",
+    "ogbl-wikikg2": "it asks for entities of a knowledge graph; use the package ogb",
+    "ogbg-code2": "it asks for sequences of words; use the package ogb",
+    "pcqm-contact": "it asks for links within many graphs; use torch_geometric.datasets.LRGBDataset",
+}
+_LOCAL = "local:"
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+_NAMES = {_key(name): name for name in _LOADERS}
+
+
+def names() -> list[str]:
+    """List the names that :func:`load` knows, besides ``"local:PATH"``.
+
+    Returns:
+        The names.
+
+    Example:
+        >>> {"Cora", "MUTAG", "ogbl-ddi", "sbm"} <= set(names())
+        True
+    """
+    return list(_LOADERS)
+
+
+def load(name: str, root: str | Path = "data", split: str | int | None = None) -> Task:
+    """Load a set as a task: its data, one of its splits, its metric and what its licence says.
+
+    Files are looked for under ``root``, in the layout of PyG or OGB or lying there side by side. If they are not there,
+    they are downloaded into it, checked, and put in place once all have come.
+
+    ============================================  ================================================================
+    Sets                                          Splits, the default first
+    ============================================  ================================================================
+    Cora, CiteSeer, PubMed                        ``"public"``, ``"geom-gcn:0"`` to ``"geom-gcn:9"``, random
+    Roman-empire, Minesweeper, Actor, Texas ...   ``"official:0"`` to ``"official:9"``, random
+    Amazon-Photo, Coauthor-CS ...                 random
+    PROTEINS, ENZYMES, IMDB-BINARY ...            ``"fair:0"`` to ``"fair:9"``, ``"own:0"`` to ``"own:9"``
+    MUTAG                                         ``"own:0"`` to ``"own:9"``: stratified, shuffled with seed 0
+    Peptides-func, PascalVOC-SP ...               ``"official"``
+    ogbn-*, ogbl-*, ogbg-*, molhiv-smiles         OGB's, under its name, such as ``"scaffold"``
+    digits-knn, karate, sbm                       random; karate ``"one-per-class:SEED"``
+    local:PATH                                    ``"given"`` if the files say one, random
+    ============================================  ================================================================
+
+    The random splits are ``"random-20:SEED"``, 20 nodes of each class and 500 and 1,000 others (seed 123 unless
+    given), and ``"random-60-20-20:SEED"``, these percentages of all nodes (seed 0 unless given). ``split_name`` of the
+    task tells which one it is: numbers on different splits cannot be compared.
+
+    The readers are tested on the original files of Cora, PubMed, Minesweeper, squirrel-filtered, Actor, Texas,
+    Amazon-Photo, MUTAG, PROTEINS, ogbg-molbace, ogbg-molesol, ogbl-ddi and molhiv-smiles; the other sets are read by
+    the same code from the same layouts: format tested, not run.
+
+    A local graph is a file ``.pt`` (a PyG ``Data``, or a list of them), ``.npz``, ``.graphml``, ``.gml`` or ``.gexf``,
+    or a folder with ``edges.csv`` (columns ``source``, ``target``, perhaps ``weight``) and ``nodes.csv`` or
+    ``nodes.parquet`` (columns ``id``, ``y``, perhaps ``split``, and features). Its labels stand in ``y``: words,
+    classes from 0, or the targets of a regression; nothing, or -1, is a label that is not known. ``split`` names
+    ``train``, ``val`` or ``test``; in ``.pt`` and ``.npz`` the masks of PyG do. Edges are taken as they are directed,
+    those of undirected networkx graphs in both directions.
+
+    Args:
+        name: Name of the set, as :func:`names` lists it, or ``"local:PATH"``. Case does not matter.
+        root: Folder of the data; sets that are embedded or local ignore it.
+        split: Name of a split, or its number where the default one has several.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: If the name or the split is unknown, or the files are broken or unsound.
+        FileNotFoundError: If files are missing and cannot be downloaded; it says which belong where.
+        ImportError: If a file needs a package that is not installed.
+
+    Example:
+        >>> task = load("karate")
+        >>> task.split_name, task.data.num_nodes, len(task.split["train"])
+        ('one-per-class:0', 34, 4)
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; expected the name of a set")
+    if name.startswith(_LOCAL):
+        return load_local(Path(name.removeprefix(_LOCAL)).expanduser(), split)
+    key = _key(name)
+    if key in _NAMES:
+        return _LOADERS[_NAMES[key]](_NAMES[key], Path(root).expanduser(), split)
+    if key in _LEFT_OUT:
+        raise ValueError(f"name is {name!r}, which is left out: {_LEFT_OUT[key]}")
+    near = [_NAMES[close] for close in get_close_matches(key, _NAMES)]
+    hint = f"near: {', '.join(map(repr, near))}" if near else "names() lists all"
+    raise ValueError(f"name is {name!r}, which is no known set ({hint}); a graph of your own is 'local:PATH'")
