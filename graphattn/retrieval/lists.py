@@ -99,4 +99,3 @@ class RankedLists:
 
 def _numpy(value: Any) -> Any:
     return value.cpu().numpy() if isinstance(value, Tensor) else value
-
