@@ -30,9 +30,10 @@ def run_seed(seed: int, device: torch.device) -> dict[str, Any]:
     chosen, others = train_test_split(np.arange(len(y)), train_size=QUERIES, stratify=y, random_state=seed)
     queries, gallery = (torch.from_numpy(normalize(x[rows])).float().to(device) for rows in (chosen, others))
     scores, indices = (queries @ gallery.T).sort(dim=1, descending=True, stable=True)
-    found = {"cosine": indices[:, :LENGTH]}
-    for name, reranker in RERANKERS.items():
-        found[name] = reranker.rerank(queries, gallery, indices[:, :LENGTH], scores[:, :LENGTH]).indices
+    indices, scores = indices[:, :LENGTH], scores[:, :LENGTH]
+    found: dict[str, Any] = {"cosine": indices}
+    for name, method in RERANKERS.items():
+        found[name] = method.rerank(queries, gallery, indices, scores).indices
     lists = {name: others[head.cpu().numpy()] for name, head in found.items()}
     return {
         "seed": seed,

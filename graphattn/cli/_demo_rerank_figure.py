@@ -20,7 +20,8 @@ def draw(path: Path, summary: dict[str, Any]) -> None:
     """Draw what :func:`graphattn.cli._demo_rerank.summary` gathered, and save it as a PNG."""
     figure = Figure(figsize=(12, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.7])
+    grid = figure.add_gridspec(1, 2, width_ratios=[1, 1.7])
+    left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     bars, curve = left.subplots(2, 1)
     _draw_means(bars, summary)
     _draw_changes(curve, summary)

@@ -1,0 +1,196 @@
+"""A graph transformer: attention along the edges and attention between all nodes, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphattn.models.global_attention import GlobalAttention
+from graphattn.models.inputs import ACTIVATIONS, InputEncoder, check_options, edge_encoder, make_norm, split_width
+from graphattn.models.network import Network, reset
+from graphattn.nn import AttentionConv
+
+ENCODINGS = (None, "laplacian", "random_walk")
+
+
+class GraphTransformer(Network):
+    r"""Let nodes attend to their neighbours and to their whole graph in every layer.
+
+    .. math::
+        \mathbf{L} &= \operatorname{norm}(\mathbf{H} + \operatorname{attend}(\mathbf{H}, \text{edges})), \quad
+        \mathbf{G} = \operatorname{norm}(\mathbf{H} + \operatorname{attend}(\mathbf{H}, \text{all pairs}))
+
+        \mathbf{H}' &= \operatorname{norm}(\mathbf{L} + \mathbf{G} + \operatorname{mlp}(\mathbf{L} + \mathbf{G}))
+
+    The layer is that of GraphGPS with an :class:`~graphattn.nn.AttentionConv` for the edges. The first nodes are
+    :math:`[\operatorname{encode}(\mathbf{X}), \mathbf{P}]\,\mathbf{W} + \mathbf{b}` where there are positional
+    encodings :math:`\mathbf{P}`, which tell nodes apart that the edges do not.
+
+    Args:
+        in_channels: Columns of the node features.
+        hidden_channels: Width of the layers, all heads together.
+        out_channels: Width of the output :math:`C`.
+        num_layers: Number of layers.
+        heads: Heads of both attentions; they divide ``hidden_channels``.
+        score: Score of the attention along the edges, as are the next two arguments.
+        hops: Its number of hops, or ``math.inf``.
+        decay: How much less every further hop counts.
+        encoding: What the positional encodings are: ``"laplacian"`` for eigenvectors (PyG's
+            ``AddLaplacianEigenvectorPE``), whose signs mean nothing and are drawn anew in training for each graph;
+            ``"random_walk"`` (``AddRandomWalkPE``); ``None`` for none.
+        encoding_dim: Columns of the positional encodings :math:`K`.
+        edge_dim: Columns of the edge features; ``None`` if there are none.
+        edge_vocabulary: Number of categories of each column of the edge features; ``None`` if they are numbers.
+        encoder: ``"linear"``, or ``"embedding"`` for node features that are categories.
+        vocabulary: Number of categories of each column of the node features, with ``"embedding"``.
+        norm: ``"layer"``, ``"batch"`` or ``None``. Batch normalization mixes the graphs of a batch in training.
+        act: ``"relu"``, ``"elu"``, ``"gelu"`` or ``"leaky_relu"``.
+        dropout: Probability of dropping an activation in training.
+        attention_dropout: Probability of dropping an attention weight in training.
+
+    Shapes:
+        - **input:** ``x`` :math:`(N, F)`, dense or CSR; ``edge_index`` :math:`(2, E)`; ``edge_attr`` :math:`(E, D)`;
+          ``batch`` :math:`(N,)`; ``pe`` :math:`(N, K)`
+        - **output:** :math:`(N, C)`
+
+    Raises:
+        ValueError: If an option is unknown or contradicts another.
+
+    Example:
+        >>> net = GraphTransformer(9, 16, 3, heads=4, encoding="random_walk", encoding_dim=5).eval()
+        >>> x, edge_index, batch = torch.rand(3, 9), torch.tensor([[0, 1], [1, 0]]), torch.tensor([0, 0, 1])
+        >>> net(x, edge_index, batch=batch, pe=torch.rand(3, 5)).shape
+        torch.Size([3, 3])
+
+    Reference:
+        Rampášek et al., "Recipe for a General, Powerful, Scalable Graph Transformer", 2022; Dwivedi and Bresson, "A
+        Generalization of Transformer Networks to Graphs", 2021 (signs).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int = 2,
+        *,
+        heads: int = 1,
+        score: str = "dot",
+        hops: float = 1,
+        decay: float = 0.9,
+        encoding: str | None = None,
+        encoding_dim: int | None = None,
+        edge_dim: int | None = None,
+        edge_vocabulary: Sequence[int] | None = None,
+        encoder: str = "linear",
+        vocabulary: Sequence[int] | None = None,
+        norm: str | None = "layer",
+        act: str = "relu",
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(locals())
+        check_options(act, dropout=dropout, attention_dropout=attention_dropout)
+        if num_layers < 1:
+            raise ValueError(f"num_layers is {num_layers}; expected at least 1")
+        if encoding not in ENCODINGS:
+            raise ValueError(f"encoding is {encoding!r}; expected one of {', '.join(map(repr, ENCODINGS))}")
+        if (encoding is None) != (encoding_dim is None):
+            raise ValueError(f"encoding is {encoding!r} and encoding_dim is {encoding_dim}; pass both or neither")
+        self.encoding = encoding
+        self.encoder = InputEncoder(encoder, in_channels, hidden_channels, vocabulary, dropout)
+        self.edge_encoder, edge_width = edge_encoder(edge_dim, edge_vocabulary, hidden_channels)
+        self.lin_pe = None if encoding_dim is None else nn.Linear(hidden_channels + encoding_dim, hidden_channels)
+        options = {"score": score, "hops": hops, "decay": decay, "edge_dim": edge_width, "dropout": attention_dropout}
+        self.layers = nn.ModuleList(
+            _Layer(hidden_channels, heads, options, norm, act, dropout) for _ in range(num_layers)
+        )
+        self.lin = nn.Linear(hidden_channels, out_channels)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        reset(self.encoder, self.edge_encoder, self.lin_pe, *self.layers, self.lin)
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Any,
+        edge_attr: Tensor | None = None,
+        batch: Tensor | None = None,
+        *,
+        pe: Tensor | None = None,
+    ) -> Tensor:
+        """Return the output of every node.
+
+        Args:
+            x: Node features.
+            edge_index: Edges, in any form that :class:`~graphattn.nn.AttentionConv` takes.
+            edge_attr: Edge features.
+            batch: Graph of each node, in any order; by default all belong to one.
+            pe: Positional encodings.
+
+        Raises:
+            ValueError: If positional encodings are missing, unexpected or of another shape.
+        """
+        if edge_attr is not None and self.edge_encoder is not None:
+            edge_attr = self.edge_encoder(edge_attr)
+        h = self._add_encodings(self.encoder(x), pe, batch)
+        for layer in self.layers:
+            h = layer(h, edge_index, edge_attr, batch)
+        return self.lin(h)
+
+    def _add_encodings(self, h: Tensor, pe: Tensor | None, batch: Tensor | None) -> Tensor:
+        if self.lin_pe is None:
+            if pe is not None:
+                raise ValueError("pe is given, but encoding is None; pass encoding= and encoding_dim= to the network")
+            return h
+        expected = (h.size(0), self.lin_pe.in_features - h.size(1))
+        if pe is None or pe.shape != expected:
+            found = None if pe is None else f"of shape {tuple(pe.shape)}"
+            raise ValueError(f"pe is {found}; expected {self.encoding} encodings of shape {expected}")
+        pe = pe.to(h.dtype)
+        if self.encoding == "laplacian" and self.training:
+            pe = pe * _draw_signs(pe, batch)
+        return self.lin_pe(torch.cat([h, pe], dim=1))
+
+
+def _draw_signs(pe: Tensor, batch: Tensor | None) -> Tensor:
+    """Draw a sign for each column of each graph."""
+    graph = pe.new_zeros(pe.size(0), dtype=torch.long)
+    if batch is not None:
+        # Numbers of the graphs that have nodes: below the number of rows, whatever ids the batch skips.
+        graph = torch.unique(batch, return_inverse=True)[1]
+    signs = torch.randint(0, 2, pe.shape, device=pe.device).to(pe.dtype) * 2 - 1
+    return signs.index_select(0, graph)
+
+
+class _Layer(nn.Module):
+    """Attention along edges and between all nodes, each with its residual; their sum through a perceptron."""
+
+    def __init__(
+        self, channels: int, heads: int, options: dict[str, Any], norm: str | None, act: str, dropout: float
+    ) -> None:
+        super().__init__()
+        self.conv = AttentionConv(channels, split_width(channels, heads), heads, **options)
+        self.attention = GlobalAttention(channels, heads, options["dropout"])
+        self.lin1 = nn.Linear(channels, 2 * channels)
+        self.lin2 = nn.Linear(2 * channels, channels)
+        self.norm1, self.norm2, self.norm3 = (make_norm(norm, channels) for _ in range(3))
+        self.act = ACTIVATIONS[act]
+        self.dropout = dropout
+
+    def reset_parameters(self) -> None:
+        reset(*self.children())
+
+    def forward(self, h: Tensor, edge_index: Any, edge_attr: Tensor | None, batch: Tensor | None) -> Tensor:
+        near = self.norm1(h + self._drop(self.conv(h, edge_index, edge_attr, batch=batch)))
+        far = self.norm2(h + self._drop(self.attention(h, batch)))
+        both = near + far
+        return self.norm3(both + self._drop(self.lin2(self._drop(self.act(self.lin1(both))))))
+
+    def _drop(self, h: Tensor) -> Tensor:
+        return F.dropout(h, self.dropout, self.training)
