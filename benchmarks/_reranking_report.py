@@ -75,7 +75,7 @@ def _quality_tables(sets: dict[str, Any]) -> str:
         "stage is the cosine. *K*: candidates that are re-ranked, the others keep their order behind them. "
         "*Self-excluded*: queries are items of the gallery and are left out of their own lists; `gallery` sees them "
         "as items, which they are, and is inductive. *Won, lost*: queries whose average precision rose or fell. "
-        "*ms*: of a query, without the offline part.",
+        "*ms*: of a query, without the offline part, a rough figure: nothing is kept quiet for it.",
     ]
     lines += _gain_table(sets)
     lines += _anchor_table(sets)
