@@ -24,18 +24,21 @@ class Recipe:
         \tfrac12 \bigl(1 + \cos(\pi (e - W) / (E - W))\bigr) & e \ge W
         \end{cases}
 
-    where :math:`\eta` is ``lr`` times ``batch_size / 256``.
+    where :math:`\eta` is ``lr`` times ``batch_size / 256``, or ``lr`` itself where all samples make one batch.
 
     Args:
         epochs: Passes :math:`E` through the data.
-        batch_size: Samples of a step.
-        lr: Learning rate at a batch of 256 samples.
+        batch_size: Samples of a step; ``None`` for all of them at once.
+        lr: Learning rate at a batch of 256 samples, or of all.
         optimizer: ``"sgd"`` or ``"adamw"``.
         momentum: Momentum of ``"sgd"``; the first moment's decay of ``"adamw"``.
         weight_decay: Weight decay; biases and other vectors, such as those of a normalization, have none.
         warmup: Part :math:`w` of the epochs in which the learning rate rises.
         warmup_start: Fraction :math:`a` of the learning rate at which it starts to rise.
         clip: Norm that gradients are cut to; ``None`` for none.
+        ema: Decay of a moving average of the weights, such as 0.99, that is evaluated and kept instead of those of the
+            last step; ``None`` for none.
+        patience: Epochs without a better score after which training ends early; ``None`` for never.
         seed: Seed of the weights, of the order of the samples and of what is dropped.
 
     Raises:
@@ -48,7 +51,7 @@ class Recipe:
     """
 
     epochs: int = 100
-    batch_size: int = 256
+    batch_size: int | None = 256
     lr: float = 0.025
     optimizer: str = "sgd"
     momentum: float = 0.9
@@ -56,13 +59,19 @@ class Recipe:
     warmup: float = 0.2
     warmup_start: float = 0.01
     clip: float | None = 1.0
+    ema: float | None = None
+    patience: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("seed", 0), ("batch_size", 1), ("patience", 1)):
             value = getattr(self, name)
+            optional = name in ("batch_size", "patience")
+            if optional and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} is {value!r}; expected an integer, at least {least}")
+                end = ", or None" if optional else ""
+                raise ValueError(f"{name} is {value!r}; expected an integer, at least {least}{end}")
         if self.optimizer not in _OPTIMIZERS:
             raise ValueError(f"optimizer is {self.optimizer!r}; expected {' or '.join(map(repr, _OPTIMIZERS))}")
         for name in ("momentum", "warmup"):
@@ -76,10 +85,12 @@ class Recipe:
             raise ValueError(f"weight_decay is {self.weight_decay}; expected a number of at least 0")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip is {self.clip}; expected a positive number, or None")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; expected a number in (0, 1), or None")
 
     def rate(self, epoch: float) -> float:
         """Return the learning rate after ``epoch`` epochs, a fraction of one included."""
-        peak = self.lr * self.batch_size / _REFERENCE_BATCH
+        peak = self.lr if self.batch_size is None else self.lr * self.batch_size / _REFERENCE_BATCH
         rising = self.warmup * self.epochs
         if epoch < rising:
             return peak * (self.warmup_start + (1 - self.warmup_start) * epoch / rising)

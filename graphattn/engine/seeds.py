@@ -14,7 +14,7 @@ def seeded(*key: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Run a block with torch's global generators seeded by some integers, and put them back afterwards.
 
     Keys that differ in one number give unrelated streams: ``seeded(seed, epoch)`` makes the random numbers of an epoch
-    the same whether the epochs before it ran in this process or not.
+    the same whether the epochs before it ran in this process or not. Zeros at the end of a key count for nothing.
 
     Args:
         key: Integers of at least 0, such as a seed and the number of an epoch.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.engine import Recipe, TrainingLog, load_checkpoint, save_checkpoint, seeded, train
+from graphattn.engine.average import WeightAverage
 
 SAMPLES = 24
 
@@ -33,7 +37,7 @@ class Regression:
 
     def run(self, model: nn.Module, recipe: Recipe, stop_after: int | None = None, **options: Any) -> TrainingLog:
         """Train; raise KeyboardInterrupt at the first step after ``stop_after`` epochs."""
-        steps = math.ceil(SAMPLES / recipe.batch_size)
+        steps = math.ceil(SAMPLES / (recipe.batch_size or SAMPLES))
         self.calls = 0
 
         def losses(rows: Tensor) -> dict[str, Tensor]:
@@ -57,6 +61,7 @@ def task() -> Regression:
 RECIPES = {
     "sgd": Recipe(epochs=7, batch_size=10, lr=0.5, seed=3),
     "adamw": Recipe(epochs=7, batch_size=10, lr=0.5, optimizer="adamw", weight_decay=0.1, clip=None, seed=3),
+    "average": Recipe(epochs=7, batch_size=10, lr=0.5, ema=0.8, seed=3),
 }
 
 
@@ -128,6 +133,53 @@ def test_the_best_epoch_is_kept(task: Regression) -> None:
     assert not model.training
 
 
+def test_the_smallest_score_is_kept_where_that_is_better(task: Regression) -> None:
+    scores = iter([0.5, 0.2, 0.4, 0.2, 0.3])
+    log = task.run(task.model(), Recipe(epochs=5, batch_size=6), evaluate=lambda: next(scores), maximize=False)
+    assert log.best_epoch == 1
+
+
+def test_patience(task: Regression, tmp_path: Path) -> None:
+    """Three epochs that are no better, of which the first is as good, end the run, and end it for good."""
+    values = [0.1, 0.5, 0.2, 0.6, 0.6, 0.3, 0.1, 9.0]
+    scores = iter(values)
+    recipe = Recipe(epochs=8, batch_size=24, patience=3)
+    options: dict[str, Any] = {"recipe": recipe, "evaluate": lambda: next(scores), "checkpoint": tmp_path / "run.pt"}
+    log = task.run(task.model(), **options)
+    assert [epoch["score"] for epoch in log.epochs] == values[:7]
+    assert log.best_epoch == 3
+    assert task.run(task.model(), **options) == log
+    assert task.calls == 0
+    with pytest.raises(ValueError, match="patience is 3, but nothing is evaluated; pass evaluate, or patience=None"):
+        task.run(task.model(), recipe)
+
+
+def test_lines_of_metrics(task: Regression, tmp_path: Path) -> None:
+    """Each epoch has one line, whatever a run that was stopped has written."""
+    lines, recipe = tmp_path / "run.jsonl", Recipe(epochs=4, batch_size=10)
+    options: dict[str, Any] = {"metrics": lines, "checkpoint": tmp_path / "run.pt"}
+    with pytest.raises(KeyboardInterrupt):
+        task.run(task.model(), recipe, 2, **options)
+    assert len(lines.read_text().splitlines()) == 2
+    with lines.open("a") as file:
+        file.write('{"epoch": 2, "loss"')  # killed while it was written, before the checkpoint
+    log = task.run(task.model(), recipe, **options)
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert found == [{"epoch": number, **epoch} for number, epoch in enumerate(log.epochs)]
+
+
+def test_one_batch_of_all_samples(task: Regression) -> None:
+    """It takes the learning rate as it is."""
+    recipe = Recipe(epochs=3, batch_size=None, lr=0.1)
+    assert recipe.rate(0.6) == pytest.approx(0.1)
+    log = task.run(model := task.model(), recipe)
+    assert task.calls == 3
+    same = task.run(other := task.model(), Recipe(epochs=3, batch_size=SAMPLES, lr=0.1 * 256 / SAMPLES))
+    assert log.epochs == [pytest.approx(epoch, rel=1e-6) for epoch in same.epochs]
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
 def test_losses_are_means_over_samples(task: Regression) -> None:
     """The last batch is smaller, and counts for less."""
     model = task.model().eval()
@@ -192,6 +244,48 @@ def test_progress_goes_to_stderr(task: Regression, capsys: pytest.CaptureFixture
     assert "loss=" in err
 
 
+# Averages of weights ##################################################################################################
+
+
+def test_average_by_its_definition() -> None:
+    """The plain mean of the first steps, then the recursion; counts are not averaged."""
+    model = nn.BatchNorm1d(3, dtype=torch.float64)
+    average = WeightAverage(model, 0.75)
+    steps = torch.randn(7, 3, dtype=torch.float64)
+    expected = steps[:4].mean(0)
+    for step in steps[4:]:
+        expected = 0.75 * expected + 0.25 * step
+    for number, step in enumerate(steps):
+        with torch.no_grad():
+            model.weight.copy_(step)
+            model.running_mean.copy_(-step)
+            model.num_batches_tracked.fill_(number)
+        average.update()
+    with average.applied():
+        torch.testing.assert_close(model.weight, nn.Parameter(expected), rtol=0, atol=1e-15)
+        torch.testing.assert_close(model.running_mean, -expected, rtol=0, atol=1e-15)
+        assert model.num_batches_tracked == 6
+    assert torch.equal(model.weight, steps[6])
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_the_average_is_judged_and_kept_and_training_does_not_see_it(task: Regression, evaluated: bool) -> None:
+    recipe = Recipe(epochs=6, batch_size=24, lr=1.0)
+    steps: list[dict[str, Tensor]] = []
+    plain = task.model()
+    options: dict[str, Any] = {"evaluate": lambda: steps.append(copy.deepcopy(plain.state_dict())) or 0.0}
+    log = task.run(plain, recipe, **options)
+    means = {name: torch.stack([step[name] for step in steps]).mean(0) for name in steps[0]}
+    model, judged = task.model(), []
+    evaluate = {"evaluate": lambda: judged.append(task.error(model)) or float(len(judged))} if evaluated else {}
+    averaged = task.run(model, replace(recipe, ema=0.99), **evaluate)
+    assert [epoch["loss"] for epoch in averaged.epochs] == [epoch["loss"] for epoch in log.epochs]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, means[name], rtol=0, atol=1e-6)
+    if evaluated:
+        assert judged[-1] == task.error(model)
+
+
 # Recipe ###############################################################################################################
 
 
@@ -223,7 +317,8 @@ def test_vectors_have_no_weight_decay() -> None:
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs is 0; expected an integer, at least 1"),
-        ({"batch_size": 2.0}, "batch_size is 2.0; expected an integer"),
+        ({"batch_size": 2.0}, "batch_size is 2.0; expected an integer, at least 1, or None"),
+        ({"patience": 0}, "patience is 0; expected an integer, at least 1, or None"),
         ({"seed": -1}, "seed is -1; expected an integer, at least 0"),
         ({"optimizer": "adam"}, "optimizer is 'adam'; expected 'sgd' or 'adamw'"),
         ({"momentum": 1.0}, r"momentum is 1.0; expected a number in \[0, 1\)"),
@@ -232,6 +327,7 @@ def test_vectors_have_no_weight_decay() -> None:
         ({"lr": 0.0}, "lr is 0.0; expected a positive number"),
         ({"lr": math.nan}, "lr is nan; expected a positive number"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; expected a number of at least 0"),
+        ({"ema": 1.0}, r"ema is 1.0; expected a number in \(0, 1\), or None"),
         ({"clip": 0.0}, "clip is 0.0; expected a positive number, or None"),
     ],
 )
@@ -316,6 +412,13 @@ def test_seeded_streams() -> None:
     different = [draw(*key) for key in ((0, 1), (1, 0), (0, 2), (1, 1), (2**40, 1))]
     assert len({tuple(values) for values in different}) == 5
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_zeros_at_the_end_of_a_key_count_for_nothing() -> None:
+    with seeded(3):
+        first = torch.rand(4)
+    with seeded(3, 0):
+        assert torch.equal(torch.rand(4), first)
 
 
 @pytest.mark.parametrize("key", [(), (-1,), (0, -2)])
