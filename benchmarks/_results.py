@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import statistics
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch_geometric
+from threadpoolctl import threadpool_limits
 
 import graphattn
 
@@ -62,6 +64,42 @@ def _revision() -> str | None:
         return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def installed(*packages: str) -> dict[str, str | None]:
+    """Return the versions of packages, ``None`` for those that are not there."""
+    versions: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def use_threads(number: int) -> threadpool_limits:
+    """Let torch and the linear algebra of NumPy and SciPy use as many threads."""
+    torch.set_num_threads(number)
+    return threadpool_limits(number)
+
+
+def measure_parts(
+    args: Namespace,
+    path: Path,
+    packages: Sequence[str],
+    measures: Mapping[str, Callable[[dict[str, Any], Path, Namespace], None]],
+    write_report: Callable[[dict[str, Any], Path], str],
+) -> dict[str, Any]:
+    """Measure the parts that are asked for, or go on with those in ``path``, and print the report."""
+    settings = {name: getattr(args, name) for name in ("threads", "repeats", "quick")}
+    results = environment(settings, installed(*packages))
+    results = load_results(path, results) if args.resume and path.exists() else results
+    with use_threads(args.threads):
+        for part in args.parts:
+            results.setdefault(part, {})
+            measures[part](results, path, args)
+    print(write_report(results, args.out))
+    return results
 
 
 def headline(results: dict[str, Any]) -> str:

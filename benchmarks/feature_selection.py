@@ -12,7 +12,6 @@ that was stopped goes on with ``--resume``, and more ``--cv-repeats`` add to the
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,9 +21,8 @@ from typing import Any
 import _selection_quality as quality
 import _selection_speed as speed
 import torch
-from _results import HERE, environment, fresh_process, load_results, recording_failure, save, start
+from _results import HERE, fresh_process, measure_parts, recording_failure, save, start, use_threads
 from _selection_report import write_report
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 PARTS = ("speed", "large", "quality")
@@ -93,36 +91,14 @@ def _evaluate_methods(
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line asks for and write ``feature_selection.json``, ``.md`` and ``.png``."""
-    path = args.out / "feature_selection.json"
-    settings = {name: getattr(args, name) for name in ("threads", "repeats", "quick")}
-    results = environment(settings, {package: _version(package) for package in PACKAGES})
-    results = load_results(path, results) if args.resume and path.exists() else results
     measures = {"speed": measure_speed, "large": measure_large, "quality": measure_quality}
-    with _threads(args.threads):
-        for part in args.parts:
-            results.setdefault(part, {})
-            measures[part](results, path, args)
-    print(write_report(results, args.out))
-    return results
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _threads(number: int) -> threadpool_limits:
-    """Let torch and the linear algebra of NumPy and SciPy use as many threads."""
-    torch.set_num_threads(number)
-    return threadpool_limits(number)
+    return measure_parts(args, args.out / "feature_selection.json", PACKAGES, measures, write_report)
 
 
 def worker(spec: dict[str, Any]) -> dict[str, Any]:
     """Do what only means something in a fresh process."""
     size = speed.Size(**spec["size"])
-    with _threads(spec["threads"]):
+    with use_threads(spec["threads"]):
         return speed.weigh(size, spec["candidate"]) if spec["do"] == "weigh" else speed.rank_large(size)
 
 

@@ -14,7 +14,6 @@ each step: a run that was stopped goes on with ``--resume``.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -27,8 +26,7 @@ import _reranking_speed as speed
 import torch
 from _reranking_data import MissingSet, RetrievalSet, load_sets, quick_set
 from _reranking_report import write_report
-from _results import HERE, environment, fresh_process, load_results, recording_failure, save, start
-from threadpoolctl import threadpool_limits
+from _results import HERE, fresh_process, measure_parts, recording_failure, save, start, use_threads
 from tqdm import tqdm
 
 PARTS = ("quality", "speed", "scale")
@@ -104,7 +102,7 @@ def _ask(args: argparse.Namespace, spec: dict[str, Any]) -> dict[str, Any]:
 def worker(spec: dict[str, Any]) -> dict[str, Any]:
     """Do what only means something in a fresh process."""
     load = speed.Load(**spec["load"])
-    with _threads(1 if spec["do"] == "single" else spec["threads"]):
+    with use_threads(1 if spec["do"] == "single" else spec["threads"]):
         if spec["do"] == "batch":
             return speed.run_batch(spec["name"], load, spec["repeats"])
         if spec["do"] == "single":
@@ -114,30 +112,8 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line asks for and write ``reranking.json``, ``.md`` and ``.png``."""
-    path = args.out / "reranking.json"
-    settings = {name: getattr(args, name) for name in ("threads", "repeats", "quick")}
-    results = environment(settings, {package: _version(package) for package in PACKAGES})
-    results = load_results(path, results) if args.resume and path.exists() else results
     measures = {"quality": measure_quality, "speed": measure_speed, "scale": measure_scale}
-    with _threads(args.threads):
-        for part in args.parts:
-            results.setdefault(part, {})
-            measures[part](results, path, args)
-    print(write_report(results, args.out))
-    return results
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _threads(number: int) -> threadpool_limits:
-    """Let torch and the linear algebra of NumPy use as many threads."""
-    torch.set_num_threads(number)
-    return threadpool_limits(number)
+    return measure_parts(args, args.out / "reranking.json", PACKAGES, measures, write_report)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

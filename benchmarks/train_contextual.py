@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from _reranking_data import MissingSet, RetrievalSet, load_set, quick_set
-from _results import HERE, environment, headline, load_results, recording_failure, save, start
-from threadpoolctl import threadpool_limits
+from _results import HERE, environment, headline, load_results, recording_failure, save, start, use_threads
 from tqdm import tqdm
 
 from graphattn.engine import Recipe
@@ -204,8 +203,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not sets:
         raise SystemExit(f"there is nothing to train on: {results['missing']}")
     splits = results.setdefault("splits", {})
-    torch.set_num_threads(args.threads)
-    with threadpool_limits(args.threads):
+    with use_threads(args.threads):
         for seed in tqdm(range(args.splits), desc="splits"):
             if str(seed) not in splits:
                 splits[str(seed)] = measure_split(sets, seed, args)

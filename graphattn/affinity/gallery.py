@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphattn._files import whole
 from graphattn.affinity._vectors import Vectors, stable_top_k
 from graphattn.affinity.checks import check_count
 from graphattn.affinity.sparse import SparseAffinity
@@ -181,11 +181,8 @@ class GalleryGraph:
 
     def save(self, path: str | Path) -> None:
         """Write the lists to an ``.npz`` file; a file that is there is replaced once the new one is complete."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
+        with whole(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{name: getattr(self, name).cpu().numpy() for name in self._fields})
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls: type[Self], path: str | Path) -> Self:

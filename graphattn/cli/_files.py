@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from graphattn import _files
 from graphattn.cli._checks import UserError
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to and rename it at the end, so that an interruption never leaves half a file."""
-    part = path.with_name(path.name + ".part")
+    """Give a temporary name that is renamed at the end; what cannot be written is the user's to mend."""
     try:
-        yield part
-        os.replace(part, path)
+        with _files.whole(path) as part:
+            yield part
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch_geometric.data import Data
 from tqdm import tqdm
 
+from graphattn._files import whole
 from graphattn._optional import require
 from graphattn.datasets._download import find
 from graphattn.datasets._pickles import load_npz
@@ -143,12 +144,7 @@ def _cached(cache: Path, source: Path, smiles: Sequence[str]) -> list[Data]:
     if not arrays:
         arrays = _arrays(smiles)
         if os.access(cache.parent, os.W_OK):
-            part = cache.with_name(cache.name + ".part")
-            try:
-                with open(part, "wb") as file:
-                    np.savez_compressed(file, allow_pickle=False, sha256=np.array(digest), **arrays)
-                os.replace(part, cache)
-            finally:
-                part.unlink(missing_ok=True)
+            with whole(cache) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, allow_pickle=False, sha256=np.array(digest), **arrays)
     nodes, counts, edges = (arrays.pop(key) for key in ("num_nodes_list", "num_edges_list", "edge_index"))
     return cut_graphs(edges, nodes, counts, arrays, inverse=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from graphattn._files import whole
 
 _VERSION = 1
 
@@ -27,10 +28,8 @@ def save_checkpoint(path: str | Path, config: dict[str, Any], **state: Any) -> N
         ...     load_checkpoint(Path(folder) / "run.pt")["weight"]
         tensor([1., 1.])
     """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save({"version": _VERSION, "config": config, **state}, temporary)
-    os.replace(temporary, path)
+    with whole(path) as file:
+        torch.save({"version": _VERSION, "config": config, **state}, file)
 
 
 def load_checkpoint(

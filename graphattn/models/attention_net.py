@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn.models import JumpingKnowledge
 
-from graphattn.models.inputs import ACTIVATIONS, InputEncoder, check_options, edge_encoder, make_norm, split_width
+from graphattn.models.inputs import (
+    ACTIVATIONS,
+    InputEncoder,
+    check_options,
+    edge_encoder,
+    encode_edges,
+    make_norm,
+    split_width,
+)
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv
 
@@ -143,8 +151,7 @@ class AttentionNet(Network):
             edge_attr: Edge features.
             batch: Graph of each node, for ``normalize="relu_frobenius"`` and ``"sigmoid"``.
         """
-        if edge_attr is not None and self.edge_encoder is not None:
-            edge_attr = self.edge_encoder(edge_attr)
+        edge_attr = encode_edges(self.edge_encoder, edge_attr)
         h = self._drop(self.act(self.encoder(x)))
         layers = []
         for conv, norm in zip(self.convs, self.norms, strict=True):

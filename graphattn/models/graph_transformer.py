@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.models.global_attention import GlobalAttention
-from graphattn.models.inputs import ACTIVATIONS, InputEncoder, check_options, edge_encoder, make_norm, split_width
+from graphattn.models.inputs import (
+    ACTIVATIONS,
+    InputEncoder,
+    check_options,
+    edge_encoder,
+    encode_edges,
+    make_norm,
+    split_width,
+)
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv
 
@@ -136,8 +144,7 @@ class GraphTransformer(Network):
         Raises:
             ValueError: If positional encodings are missing, unexpected or of another shape.
         """
-        if edge_attr is not None and self.edge_encoder is not None:
-            edge_attr = self.edge_encoder(edge_attr)
+        edge_attr = encode_edges(self.edge_encoder, edge_attr)
         h = self._add_encodings(self.encoder(x), pe, batch)
         for layer in self.layers:
             h = layer(h, edge_index, edge_attr, batch)

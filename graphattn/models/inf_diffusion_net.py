@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphattn.models.inputs import ACTIVATIONS, InputEncoder, check_options, edge_encoder, make_norm, split_width
+from graphattn.models.inputs import (
+    ACTIVATIONS,
+    InputEncoder,
+    check_options,
+    edge_encoder,
+    encode_edges,
+    make_norm,
+    split_width,
+)
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv, DiffusionConv
 
@@ -157,8 +165,7 @@ class InfDiffusionNet(Network):
         """
         h = self._drop(self.act(self.encoder(x)))
         h = self._add_labels(h, labels)
-        if edge_attr is not None and self.edge_encoder is not None:
-            edge_attr = self.edge_encoder(edge_attr)
+        edge_attr = encode_edges(self.edge_encoder, edge_attr)
         for number, conv in enumerate(self.convs):
             if number:
                 h = self._drop(self.act(self.norms[number - 1](h)))

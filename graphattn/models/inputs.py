@@ -190,6 +190,16 @@ def edge_encoder(
     return CategoryEmbedding(edge_vocabulary, channels), channels
 
 
+def encode_edges(encoder: nn.Module | None, edge_attr: Tensor | None) -> Tensor | None:
+    """Return what the layers see of the edges: the embedding of categories, or the features as they are.
+
+    Example:
+        >>> encode_edges(None, torch.ones(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    return edge_attr if encoder is None or edge_attr is None else encoder(edge_attr)
+
+
 def make_norm(norm: str | None, channels: int) -> nn.Module:
     """Make a normalization of nodes: ``"layer"`` over the channels, ``"batch"`` over the nodes, ``None`` for none."""
     if norm not in NORMS:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import APPNP, GAT, GCN, GINConv, GINEConv, GPSConv, GraphSAGE, SGFormer
 
-from graphattn.models.inputs import InputEncoder, check_options, drop_features, edge_encoder
+from graphattn.models.inputs import InputEncoder, check_options, drop_features, edge_encoder, encode_edges
 from graphattn.models.network import Network, reset
 
 CONVS = ("gcn", "sage", "gat", "gatv2")
@@ -91,8 +91,7 @@ class MessagePassingNet(Network):
         """Return the output of every node; the arguments are those of :class:`~graphattn.models.AttentionNet`."""
         if edge_attr is not None and not self.net.supports_edge_attr:
             raise ValueError("edge_attr is given, but these layers do not read edge features; leave them out")
-        if edge_attr is not None and self.edge_encoder is not None:
-            edge_attr = self.edge_encoder(edge_attr)
+        edge_attr = encode_edges(self.edge_encoder, edge_attr)
         h = _encode(self.encoder, x, self.dropout if self.training else 0.0, self.dense)
         return self.net(h, edge_index, edge_attr=edge_attr, batch=batch)
 
@@ -218,8 +217,7 @@ class GPSNet(Network):
         pe: Tensor | None = None,
     ) -> Tensor:
         """Return the output of every node; the arguments are those of :class:`~graphattn.models.GraphTransformer`."""
-        if edge_attr is not None and self.edge_encoder is not None:
-            edge_attr = self.edge_encoder(edge_attr)
+        edge_attr = encode_edges(self.edge_encoder, edge_attr)
         if (pe is None) != (self.lin_pe is None):
             raise ValueError(f"pe is {'missing' if pe is None else 'given'}; it goes with encoding_dim, pass both")
         h = self.encoder(x)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphattn.retrieval._run_lines import whole
+from graphattn._files import whole
 from graphattn.retrieval.embeddings import _SIDECARS
 
 _MANIFEST = "manifest.json"
@@ -119,7 +119,7 @@ def check_manifest(job: BulkJob) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a file that is either whole or not there."""
     with whole(path) as file:
-        file.write(json.dumps(value, indent=1).encode())
+        file.write_text(json.dumps(value, indent=1))
 
 
 def _manifest(job: BulkJob) -> dict[str, Any]:

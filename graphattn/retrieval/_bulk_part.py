@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphattn._files import whole
 from graphattn._optional import require
 from graphattn.retrieval._bulk_job import BulkJob, PartReport, write_json
-from graphattn.retrieval._methods import REPORTS_CONFIDENCE, make_reranker, needs_fit
+from graphattn.retrieval._methods import make_reranker, needs_fit
 from graphattn.retrieval._run import Run
-from graphattn.retrieval._run_lines import whole
 from graphattn.retrieval.embeddings import load_embeddings
 from graphattn.retrieval.lists import RankedLists
 
@@ -111,7 +111,7 @@ class PartWorker:
                 [values[keep] for values, keep in zip(scores, kept, strict=True)], arrow.list_(arrow.float64())
             ),
         }
-        if self.job.method in REPORTS_CONFIDENCE:
+        if self.reranker.reports_confidence:
             # Where all lists are empty nothing is reported.
             confidence = lists.diagnostics.get("confidence", np.zeros(len(lists)))
             columns["confidence"] = arrow.array(np.asarray(confidence, dtype=np.float64))

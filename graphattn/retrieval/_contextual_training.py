@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.models import ContextualEncoder
+from graphattn.retrieval._anchors import anchor_similarity
 from graphattn.retrieval._contextual_data import KnownLists
 
 _CHUNK = 32
@@ -24,10 +25,7 @@ def list_features(nodes: Tensor, mask: Tensor, num_anchors: int, *, standardize:
         num_anchors: Columns.
         standardize: Whether the similarities of each list are shifted and scaled to mean 0 and deviation 1.
     """
-    # Nodes that are not there stand behind the others; as zero vectors they give zero columns.
-    anchor = (~mask).long().sort(dim=1, stable=True).indices[:, :num_anchors]
-    vectors = nodes.gather(1, anchor.unsqueeze(2).expand(-1, -1, nodes.size(2)))
-    affinity = torch.bmm(nodes, vectors.transpose(1, 2))
+    affinity, anchor = anchor_similarity(nodes, mask, num_anchors)
     if standardize:
         there = mask.unsqueeze(2) & mask.gather(1, anchor).unsqueeze(1)
         count = there.sum((1, 2), keepdim=True).clamp(min=1)

@@ -36,7 +36,6 @@ METHODS: dict[str, type[Reranker]] = {
     "rank-diffusion": RankDiffusion,
 }
 NEEDS_CHECKPOINT = frozenset({"contextual"})
-REPORTS_CONFIDENCE = frozenset({"auto"})
 
 # What a fitted re-ranker may be given anew: its state does not depend on them.
 _FREE = ("top_k", "blend", "tail", "exclude_self", "duplicates", "min_support", "chunk")

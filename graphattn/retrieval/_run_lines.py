@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import math
-import os
 import zlib
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+
+from graphattn._files import whole
 
 _GZIP = b"\x1f\x8b"
 _MAGNITUDE = 0x7FFFFFFF
@@ -108,20 +109,15 @@ def word(name: str, value: Hashable) -> str:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[IO[bytes]]:
     """Give a file that takes its place once it is complete, compressed where its name ends in ``.gz``."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as raw:
-            if path.suffix == ".gz":
-                # Without name and time, equal runs are equal files.
-                with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-                    yield file  # type: ignore[misc]
-            else:
-                yield raw
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as temporary, open(temporary, "wb") as raw:
+        if path.suffix == ".gz":
+            # Without name and time, equal runs are equal files.
+            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+                yield file  # type: ignore[misc]
+        else:
+            yield raw
 
 
 def _number(path: Path, number: int, name: str, field: bytes) -> float:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphattn.retrieval._anchors import anchor_similarity
 from graphattn.retrieval._options import Options
 from graphattn.retrieval.base import Reranker
 from graphattn.retrieval.batch import CandidateBatch
@@ -59,10 +60,7 @@ class AffinityFeatures(Reranker):
         self.exclude_self_columns = exclude_self_columns
 
     def _scores(self, batch: CandidateBatch) -> Tensor:
-        # Nodes that are not there stand behind the others, and their columns are zero.
-        anchor = (~batch.node_mask).long().sort(dim=1, stable=True).indices[:, : self.num_anchors]
-        vectors = batch.nodes.gather(1, anchor.unsqueeze(2).expand(-1, -1, batch.nodes.size(2)))
-        affinity = torch.bmm(batch.nodes, vectors.transpose(1, 2))
+        affinity, anchor = anchor_similarity(batch.nodes, batch.node_mask, self.num_anchors)
         query, candidates = affinity[:, :1], affinity[:, 1:]
         if self.exclude_self_columns:
             own = torch.arange(1, affinity.size(1), device=anchor.device).view(1, -1, 1)

@@ -81,6 +81,7 @@ class Auto(Reranker):
     """
 
     reports_support = True
+    reports_confidence = True
     published_top_k = 1000
 
     def __init__(self, k: int = 40, *, fallback: bool = True, **options: Unpack[Options]) -> None:

@@ -33,10 +33,11 @@ class Reranker(ABC):
     A method is a subclass with a ``_scores``; this class reads the lists, fetches the vectors of a chunk of queries,
     calls the method, and sorts. Memory is that of the lists and of one chunk, whatever the size of the gallery.
 
-    A subclass tells what it supports by ``scopes``, ``can_be_transductive`` and ``reports_support`` (its ``_scores``
-    calls ``batch.report(support=...)``), and what is published by ``published_top_k`` and ``published_blend`` (it then
-    blends by its own formula, with ``self.blend``). For ``scope="gallery"`` it has a ``_graph_width``; where the memory
-    of a query is not some matrices of all nodes, a ``_bytes_per_query``.
+    A subclass tells what it supports by ``scopes``, ``can_be_transductive``, ``reports_support`` and
+    ``reports_confidence`` (its ``_scores`` calls ``batch.report(support=..., confidence=...)``), and what is published
+    by ``published_top_k`` and ``published_blend`` (it then blends by its own formula, with ``self.blend``). For
+    ``scope="gallery"`` it has a ``_graph_width``; where the memory of a query is not some matrices of all nodes, a
+    ``_bytes_per_query``.
 
     Args:
         top_k: Candidates of each list that are re-ranked (the head); ``None`` takes the published number, if the method
@@ -74,6 +75,7 @@ class Reranker(ABC):
     scopes: ClassVar[tuple[str, ...]] = ("candidates",)
     can_be_transductive: ClassVar[bool] = False
     reports_support: ClassVar[bool] = False
+    reports_confidence: ClassVar[bool] = False
     published_top_k: ClassVar[int | None] = None
     published_blend: ClassVar[float | None] = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphattn._files import whole
 from graphattn.affinity._vectors import Vectors, stable_top_k
 from graphattn.affinity.gallery import GalleryGraph, list_neighbors
 from graphattn.retrieval._list_graphs import block_diagonal, list_product, solve_lists
@@ -166,11 +166,8 @@ class Diffusion(Reranker):
         if self.offline:
             arrays["items"], arrays["values"] = (x.cpu().numpy() for x in self.columns_)
         settings = {name: value for name, value in vars(self).items() if name[-1] != "_"}
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
+        with whole(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, settings=np.array(json.dumps(settings)), **arrays)
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Diffusion:

@@ -15,11 +15,11 @@ from graphattn.retrieval._run import Run as Run
 from graphattn.retrieval._run import best_first
 from graphattn.retrieval._run_lines import (
     corrupt,
+    opened,
     parse_judgement_line,
     parse_run_line,
     read_lines,
     run_lines,
-    whole,
     word,
 )
 
@@ -133,7 +133,7 @@ def write_run(
         raise TypeError(f"run is a {type(run).__name__}; expected a Run; pass Run.from_dict(run)")
     written: set[str] = set()
     tag = word("tag", tag)
-    with whole(Path(path)) as file:
+    with opened(Path(path)) as file:
         for query, docs, scores in run:
             file.write(_lines_of_new(written, query, docs, scores, tag))
 
@@ -196,7 +196,7 @@ class RunWriter:
         """Finish the run: give the file its name."""
         self._file.close()
         if self.path.suffix == ".gz":
-            with open(self._part, "rb") as lines, whole(self.path) as file:
+            with open(self._part, "rb") as lines, opened(self.path) as file:
                 shutil.copyfileobj(lines, file)
             self._part.unlink()
         else:
@@ -260,7 +260,7 @@ def write_qrels(path: str | Path, qrels: Mapping[Hashable, Mapping[Hashable, int
         ...     print((Path(folder) / "qrels").read_text(), end="")
         q 0 a 1
     """
-    with whole(Path(path)) as file:
+    with opened(Path(path)) as file:
         for query, docs in qrels.items():
             for doc, relevance in docs.items():
                 if int(relevance) != relevance:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphattn._files import whole
 from graphattn._optional import require
 from graphattn.datasets import GraphTask, LinkTask, NodeTask
 from graphattn.datasets.tasks import Task
@@ -231,9 +231,8 @@ class _Files:
     def write(self, result: Result) -> None:
         """Write the result, whole or not at all."""
         if self.result is not None:
-            temporary = self.result.with_name(self.result.name + ".tmp")
-            temporary.write_text(json.dumps(asdict(result), indent=2) + "\n")
-            os.replace(temporary, self.result)
+            with whole(self.result) as file:
+                file.write_text(json.dumps(asdict(result), indent=2) + "\n")
 
 
 def _check_batches(task: Task, recipe: Recipe, num_neighbors: Sequence[int] | None) -> None:
