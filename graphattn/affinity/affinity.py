@@ -432,7 +432,7 @@ class Affinity(ABC):
         return convert.to_torch_sparse(self.to_sparse(), layout)
 
     def to_data(self) -> Data:
-        """Return a PyG graph with ``edge_index``, ``edge_weight`` (if there are weights) and ``num_nodes``.
+        """Return a PyG graph: ``edge_index``, ``num_nodes`` and, if there are any, ``edge_weight`` and ``edge_type``.
 
         Raises:
             ValueError: If the affinity is rectangular.

@@ -213,7 +213,8 @@ def to_torch_sparse(affinity: SparseAffinity, layout: torch.layout = torch.spars
 
 def to_data(affinity: SparseAffinity) -> Data:
     _check_square(affinity, "a PyG graph")
-    attributes = {} if affinity.weight is None else {"edge_weight": affinity.weight}
+    attributes = {"edge_weight": affinity.weight, "edge_type": affinity.edge_type}
+    attributes = {name: values for name, values in attributes.items() if values is not None}
     return Data(edge_index=affinity.edge_index, num_nodes=affinity.shape[0], **attributes)
 
 

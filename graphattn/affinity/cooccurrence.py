@@ -16,7 +16,7 @@ from graphattn.affinity.sparse import SparseAffinity
 __all__ = ["cooccurrence"]
 
 _WEIGHTINGS = ("harmonic", "uniform")
-_TRANSFORMS = ("raw", "log1p", "ppmi")
+TRANSFORMS = ("raw", "log1p", "ppmi")
 
 _CHUNK_PAIRS = 1 << 20  # pairs that are listed before they are added up
 
@@ -82,7 +82,7 @@ def cooccurrence(
     for name, number, least in (("window", window, 1), ("min_count", min_count, 1), ("num_tokens", num_tokens or 0, 0)):
         if not isinstance(number, int) or isinstance(number, bool) or number < least:
             raise ValueError(f"{name} is {number!r}; expected an integer of at least {least}")
-    for name, given, known in (("weighting", weighting, _WEIGHTINGS), ("transform", transform, _TRANSFORMS)):
+    for name, given, known in (("weighting", weighting, _WEIGHTINGS), ("transform", transform, TRANSFORMS)):
         if given not in known:
             raise ValueError(f"{name} is {given!r}; expected one of {', '.join(map(repr, known))}")
 
@@ -95,7 +95,7 @@ def cooccurrence(
         counts = counts[order][:, order]
     if symmetric:
         counts = counts + counts.T
-    counts = _transform(counts, transform, symmetric)
+    counts = transform_counts(counts, transform, symmetric)
     counts.sort_indices()
     entries = counts.tocoo()
     return SparseAffinity(
@@ -255,7 +255,8 @@ def _add(a: csr_array, b: csr_array) -> csr_array:
     return _resize(a, size) + _resize(b, size)
 
 
-def _transform(counts: csr_array, transform: str, symmetric: bool) -> csr_array:
+def transform_counts(counts: csr_array, transform: str, symmetric: bool) -> csr_array:
+    """Turn raw counts into what ``transform`` of :func:`cooccurrence` says; zeros that it makes are no entries."""
     if transform == "log1p":
         return counts.log1p()
     if transform == "ppmi":

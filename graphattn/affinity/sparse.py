@@ -31,13 +31,15 @@ class SparseAffinity(Affinity):
         shape: Number of targets and sources :math:`(N, M)`; a ``Layout`` knows its own.
         symmetric: Whether every edge has its reverse of the same weight.
         labels: Names of the nodes of a square affinity.
+        edge_type: What kind of edge each is: numbers that stay with the edges whatever becomes of their weights.
 
     Shapes:
-        - **input:** ``edge_index`` :math:`(2, E)`, ``weight`` :math:`(E,)` or :math:`(E, H)`
+        - **input:** ``edge_index`` :math:`(2, E)`, ``weight`` :math:`(E,)` or :math:`(E, H)`, ``edge_type``
+          :math:`(E,)`
 
     Raises:
         ValueError: If a shape or a device does not fit, or ``shape`` is missing.
-        TypeError: If ``edge_index`` is not an integer tensor or ``weight`` not a floating-point one.
+        TypeError: If ``edge_index`` or ``edge_type`` is not an integer tensor or ``weight`` not a floating-point one.
 
     Example:
         >>> A = SparseAffinity(torch.tensor([[0, 1], [1, 1]]), torch.tensor([2.0, 3.0]), (2, 2))
@@ -55,6 +57,7 @@ class SparseAffinity(Affinity):
         *,
         symmetric: bool = False,
         labels: Sequence[Hashable] | None = None,
+        edge_type: Tensor | None = None,
     ) -> None:
         if isinstance(edge_index, Layout):
             layout = edge_index
@@ -82,9 +85,12 @@ class SparseAffinity(Affinity):
             raise ValueError(
                 f"labels names {len(labels)} nodes; expected {n}, of a square affinity, but it is {n} x {m}"
             )
+        if edge_type is not None:
+            _check_edge_type(edge_type, layout)
         self._layout = layout
         self._transposed: Layout | None = None
         self._weight = weight
+        self._edge_type = edge_type
         self._dtype = torch.get_default_dtype() if weight is None else weight.dtype
         self.symmetric = symmetric
         self.labels = None if labels is None else tuple(labels)
@@ -103,6 +109,11 @@ class SparseAffinity(Affinity):
     def weight(self) -> Tensor | None:
         """Weights ``[E]`` or ``[E, H]``; ``None`` means ones."""
         return self._weight
+
+    @property
+    def edge_type(self) -> Tensor | None:
+        """Kind of each edge ``[E]``, integers; ``None`` if edges are all of a kind."""
+        return self._edge_type
 
     @property
     def num_edges(self) -> int:
@@ -143,14 +154,14 @@ class SparseAffinity(Affinity):
             symmetric: Whether every edge has its reverse of the same weight.
 
         Returns:
-            A new affinity with the same ``layout`` and labels.
+            A new affinity with the same ``layout``, labels and edge types.
 
         Example:
             >>> A = SparseAffinity(torch.tensor([[0, 1], [1, 0]]), None, (2, 2))
             >>> A.with_weight(torch.tensor([5.0, 7.0])).row_sums().tolist()
             [7.0, 5.0]
         """
-        other = SparseAffinity(self._layout, weight, symmetric=symmetric, labels=self.labels)
+        other = SparseAffinity(self._layout, weight, symmetric=symmetric, labels=self.labels, edge_type=self._edge_type)
         other._transposed = self._transposed
         return other
 
@@ -158,7 +169,9 @@ class SparseAffinity(Affinity):
     def T(self) -> SparseAffinity:  # noqa: N802
         if self._transposed is None:
             self._transposed = self._layout.transpose()
-        other = SparseAffinity(self._transposed, self._weight, symmetric=self.symmetric, labels=self.labels)
+        other = SparseAffinity(
+            self._transposed, self._weight, symmetric=self.symmetric, labels=self.labels, edge_type=self._edge_type
+        )
         other._transposed, other._radius, other._dtype = self._layout, self._radius, self._dtype
         return other
 
@@ -168,8 +181,15 @@ class SparseAffinity(Affinity):
         weight = None if self._weight is None and dtype == self._dtype else self.weights().to(device, dtype)
         if device == self.device:
             return self.with_weight(weight, symmetric=self.symmetric)
-        edge_index = self.edge_index.to(device)
-        return SparseAffinity(edge_index, weight, self.shape, symmetric=self.symmetric, labels=self.labels)
+        edge_type = None if self._edge_type is None else self._edge_type.to(device)
+        return SparseAffinity(
+            self.edge_index.to(device),
+            weight,
+            self.shape,
+            symmetric=self.symmetric,
+            labels=self.labels,
+            edge_type=edge_type,
+        )
 
     def _columns(self) -> Tensor:
         """The weights as [E, H]."""
@@ -237,12 +257,19 @@ class SparseAffinity(Affinity):
         if self._weight is not None:
             weight = self._columns().masked_fill(~keep, 0.0)[edges]
             weight = weight if self.has_heads else weight.squeeze(1)
-        other = SparseAffinity(self.edge_index[:, edges], weight, self.shape, symmetric=symmetric, labels=self.labels)
+        other = SparseAffinity(
+            self.edge_index[:, edges],
+            weight,
+            self.shape,
+            symmetric=symmetric,
+            labels=self.labels,
+            edge_type=None if self._edge_type is None else self._edge_type[edges],
+        )
         other._dtype = self._dtype
         return other
 
     def coalesce(self) -> SparseAffinity:
-        """Add parallel edges up and list the edges by (target, source).
+        """Add parallel edges up and list the edges by (target, source); the first of them lends its type.
 
         Returns:
             A new affinity without parallel edges, with weights written out.
@@ -262,7 +289,12 @@ class SparseAffinity(Affinity):
         wide = weights.to(torch.promote_types(self._dtype, torch.float32))
         sums = wide.new_zeros(edge_index.size(1), wide.size(1)).index_add(0, first.cumsum(0) - 1, wide)
         sums = (sums if self.has_heads else sums.squeeze(1)).to(self._dtype)
-        return SparseAffinity(edge_index, sums, self.shape, symmetric=self.symmetric, labels=self.labels)
+        edge_type = self._edge_type
+        if edge_type is not None:
+            edge_type = (edge_type if perm is None else edge_type.index_select(0, perm))[first]
+        return SparseAffinity(
+            edge_index, sums, self.shape, symmetric=self.symmetric, labels=self.labels, edge_type=edge_type
+        )
 
     def to_dense(self) -> DenseAffinity:
         n, m = self.shape
@@ -289,3 +321,15 @@ class SparseAffinity(Affinity):
         return (
             f"SparseAffinity({n} x {m}, edges={self.num_edges}, heads={self.num_heads}, dtype={self.dtype}{symmetric})"
         )
+
+
+def _check_edge_type(edge_type: Any, layout: Layout) -> None:
+    """Raise if edge types are not one integer per edge, where the edges are."""
+    if not isinstance(edge_type, Tensor) or edge_type.is_floating_point() or edge_type.dtype == torch.bool:
+        what = f"dtype {edge_type.dtype}" if isinstance(edge_type, Tensor) else f"type {type(edge_type).__name__}"
+        raise TypeError(f"edge_type has {what}; expected an integer Tensor")
+    if tuple(edge_type.shape) != (layout.num_edges,):
+        raise ValueError(f"edge_type has shape {tuple(edge_type.shape)}; expected ({layout.num_edges},): one per edge")
+    if edge_type.device != layout.edge_index.device:
+        where = layout.edge_index.device
+        raise ValueError(f"edge_type is on {edge_type.device} but edge_index is on {where}; move one of them")

@@ -6,7 +6,6 @@ output of graphs or pairs. ``model.config`` holds plain values, of which :func:`
 
 from graphattn.models.attention_net import AttentionNet
 from graphattn.models.contextual_encoder import ContextualEncoder
-from graphattn.models.global_attention import GlobalAttention
 from graphattn.models.graph_transformer import GraphTransformer
 from graphattn.models.heads import GraphHead, LinkHead
 from graphattn.models.inf_diffusion_net import InfDiffusionNet
@@ -21,7 +20,6 @@ __all__ = [
     "CategoryEmbedding",
     "ContextualEncoder",
     "GPSNet",
-    "GlobalAttention",
     "GraphHead",
     "GraphTransformer",
     "InfDiffusionNet",

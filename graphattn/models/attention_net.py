@@ -9,17 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn.models import JumpingKnowledge
 
-from graphattn.models.inputs import (
-    ACTIVATIONS,
-    InputEncoder,
-    check_options,
-    edge_encoder,
-    encode_edges,
-    make_norm,
-    split_width,
-)
+from graphattn.models.inputs import InputEncoder, edge_encoder, encode_edges, split_width
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv
+from graphattn.nn.feed_forward import ACTIVATIONS, check_options, make_norm
 
 JUMPS = (None, "cat", "max", "lstm")
 

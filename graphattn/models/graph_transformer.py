@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphattn.models.global_attention import GlobalAttention
-from graphattn.models.inputs import (
-    ACTIVATIONS,
-    InputEncoder,
-    check_options,
-    edge_encoder,
-    encode_edges,
-    make_norm,
-    split_width,
-)
+from graphattn.models.inputs import InputEncoder, edge_encoder, encode_edges, split_width
 from graphattn.models.network import Network, reset
-from graphattn.nn import AttentionConv
+from graphattn.nn import AttentionConv, GraphTransformerLayer
+from graphattn.nn.feed_forward import check_options
+from graphattn.nn.global_attention import make_attention
 
 ENCODINGS = (None, "laplacian", "random_walk")
 
 
 class GraphTransformer(Network):
-    r"""Let nodes attend to their neighbours and to their whole graph in every layer.
+    r"""Stack layers in which nodes attend to their neighbours and to their whole graph.
 
-    .. math::
-        \mathbf{L} &= \operatorname{norm}(\mathbf{H} + \operatorname{attend}(\mathbf{H}, \text{edges})), \quad
-        \mathbf{G} = \operatorname{norm}(\mathbf{H} + \operatorname{attend}(\mathbf{H}, \text{all pairs}))
-
-        \mathbf{H}' &= \operatorname{norm}(\mathbf{L} + \mathbf{G} + \operatorname{mlp}(\mathbf{L} + \mathbf{G}))
-
-    The layer is that of GraphGPS with an :class:`~graphattn.nn.AttentionConv` for the edges. The first nodes are
+    The layers are :class:`~graphattn.nn.GraphTransformerLayer`, with an :class:`~graphattn.nn.AttentionConv` for the
+    edges and any of :mod:`graphattn.nn.global_attention` for all pairs. The first nodes are
     :math:`[\operatorname{encode}(\mathbf{X}), \mathbf{P}]\,\mathbf{W} + \mathbf{b}` where there are positional
     encodings :math:`\mathbf{P}`, which tell nodes apart that the edges do not.
 
@@ -44,6 +31,10 @@ class GraphTransformer(Network):
         out_channels: Width of the output :math:`C`.
         num_layers: Number of layers.
         heads: Heads of both attentions; they divide ``hidden_channels``.
+        attention: Attention between all nodes of a graph: ``"softmax"``, whose time is quadratic in their number, one
+            in linear time, such as ``"linear"``, ``"performer"``, ``"nystrom"`` and ``"primal"``, or another name that
+            :func:`~graphattn.nn.global_attention.make_attention` knows; ``None`` for none.
+        attention_options: What that attention has of its own, such as ``{"num_landmarks": 32}``.
         score: Score of the attention along the edges, as are the next two arguments.
         hops: Its number of hops, or ``math.inf``.
         decay: How much less every further hop counts.
@@ -56,6 +47,7 @@ class GraphTransformer(Network):
         encoder: ``"linear"``, or ``"embedding"`` for node features that are categories.
         vocabulary: Number of categories of each column of the node features, with ``"embedding"``.
         norm: ``"layer"``, ``"batch"`` or ``None``. Batch normalization mixes the graphs of a batch in training.
+        norm_first: Whether normalization stands before each part of a layer or behind it.
         act: ``"relu"``, ``"elu"``, ``"gelu"`` or ``"leaky_relu"``.
         dropout: Probability of dropping an activation in training.
         attention_dropout: Probability of dropping an attention weight in training.
@@ -87,6 +79,8 @@ class GraphTransformer(Network):
         num_layers: int = 2,
         *,
         heads: int = 1,
+        attention: str | None = "softmax",
+        attention_options: Mapping[str, Any] | None = None,
         score: str = "dot",
         hops: float = 1,
         decay: float = 0.9,
@@ -97,6 +91,7 @@ class GraphTransformer(Network):
         encoder: str = "linear",
         vocabulary: Sequence[int] | None = None,
         norm: str | None = "layer",
+        norm_first: bool = False,
         act: str = "relu",
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -113,9 +108,22 @@ class GraphTransformer(Network):
         self.encoder = InputEncoder(encoder, in_channels, hidden_channels, vocabulary, dropout)
         self.edge_encoder, edge_width = edge_encoder(edge_dim, edge_vocabulary, hidden_channels)
         self.lin_pe = None if encoding_dim is None else nn.Linear(hidden_channels + encoding_dim, hidden_channels)
-        options = {"score": score, "hops": hops, "decay": decay, "edge_dim": edge_width, "dropout": attention_dropout}
+        drop: dict[str, Any] = {"dropout": attention_dropout} if attention_dropout else {}
+        near: dict[str, Any] = {"score": score, "hops": hops, "decay": decay, "edge_dim": edge_width, **drop}
+        far = {**drop, **(attention_options or {})}
+        if attention is None and attention_options:
+            raise ValueError(f"attention_options is {dict(attention_options)}, but attention is None; pass both")
         self.layers = nn.ModuleList(
-            _Layer(hidden_channels, heads, options, norm, act, dropout) for _ in range(num_layers)
+            GraphTransformerLayer(
+                hidden_channels,
+                AttentionConv(hidden_channels, split_width(hidden_channels, heads), heads, **near),
+                None if attention is None else make_attention(attention, hidden_channels, heads, **far),
+                norm=norm,
+                norm_first=norm_first,
+                act=act,
+                dropout=dropout,
+            )
+            for _ in range(num_layers)
         )
         self.lin = nn.Linear(hidden_channels, out_channels)
 
@@ -131,7 +139,8 @@ class GraphTransformer(Network):
         batch: Tensor | None = None,
         *,
         pe: Tensor | None = None,
-    ) -> Tensor:
+        return_loss: bool = False,
+    ) -> Any:
         """Return the output of every node.
 
         Args:
@@ -140,15 +149,21 @@ class GraphTransformer(Network):
             edge_attr: Edge features.
             batch: Graph of each node, in any order; by default all belong to one.
             pe: Positional encodings.
+            return_loss: Whether to return the mean loss of the attentions too, for ``attention="primal"``.
 
         Raises:
             ValueError: If positional encodings are missing, unexpected or of another shape.
         """
         edge_attr = encode_edges(self.edge_encoder, edge_attr)
         h = self._add_encodings(self.encoder(x), pe, batch)
+        losses = []
         for layer in self.layers:
-            h = layer(h, edge_index, edge_attr, batch)
-        return self.lin(h)
+            h = layer(h, edge_index, edge_attr, batch, return_loss=return_loss)
+            if return_loss:
+                h, loss = h
+                losses.append(loss)
+        out = self.lin(h)
+        return (out, torch.stack(losses).mean()) if return_loss else out
 
     def _add_encodings(self, h: Tensor, pe: Tensor | None, batch: Tensor | None) -> Tensor:
         if self.lin_pe is None:
@@ -173,31 +188,3 @@ def _draw_signs(pe: Tensor, batch: Tensor | None) -> Tensor:
         graph = torch.unique(batch, return_inverse=True)[1]
     signs = torch.randint(0, 2, pe.shape, device=pe.device).to(pe.dtype) * 2 - 1
     return signs.index_select(0, graph)
-
-
-class _Layer(nn.Module):
-    """Attention along edges and between all nodes, each with its residual; their sum through a perceptron."""
-
-    def __init__(
-        self, channels: int, heads: int, options: dict[str, Any], norm: str | None, act: str, dropout: float
-    ) -> None:
-        super().__init__()
-        self.conv = AttentionConv(channels, split_width(channels, heads), heads, **options)
-        self.attention = GlobalAttention(channels, heads, options["dropout"])
-        self.lin1 = nn.Linear(channels, 2 * channels)
-        self.lin2 = nn.Linear(2 * channels, channels)
-        self.norm1, self.norm2, self.norm3 = (make_norm(norm, channels) for _ in range(3))
-        self.act = ACTIVATIONS[act]
-        self.dropout = dropout
-
-    def reset_parameters(self) -> None:
-        reset(*self.children())
-
-    def forward(self, h: Tensor, edge_index: Any, edge_attr: Tensor | None, batch: Tensor | None) -> Tensor:
-        near = self.norm1(h + self._drop(self.conv(h, edge_index, edge_attr, batch=batch)))
-        far = self.norm2(h + self._drop(self.attention(h, batch)))
-        both = near + far
-        return self.norm3(both + self._drop(self.lin2(self._drop(self.act(self.lin1(both))))))
-
-    def _drop(self, h: Tensor) -> Tensor:
-        return F.dropout(h, self.dropout, self.training)

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import AttentionalAggregation, MaxAggregation, MeanAggregation, SumAggregation
 
-from graphattn.models.inputs import check_options
 from graphattn.models.network import Network, reset
+from graphattn.nn.feed_forward import check_options
 
 POOLS = ("mean", "add", "max", "attention")
 DECODERS = ("dot", "mlp")
+
+_PAIRS = 2**18  # that are scored at a time, so that memory does not grow with their number
 
 
 class GraphHead(Network):
@@ -56,6 +58,7 @@ class GraphHead(Network):
         if pool not in POOLS:
             raise ValueError(f"pool is {pool!r}; expected one of {', '.join(map(repr, POOLS))}")
         self.backbone = backbone
+        self.takes_affinity = getattr(backbone, "takes_affinity", False)
         simple = {"mean": MeanAggregation, "add": SumAggregation, "max": MaxAggregation}
         self.pool = simple[pool]() if pool in simple else AttentionalAggregation(nn.Linear(channels, 1))
         self.dropout = dropout
@@ -136,6 +139,7 @@ class LinkHead(Network):
         if num_layers < 1:
             raise ValueError(f"num_layers is {num_layers}; expected at least 1")
         self.backbone = backbone
+        self.takes_affinity = getattr(backbone, "takes_affinity", False)
         widths = [] if decoder == "dot" else [channels] * num_layers
         self.lins = nn.ModuleList(
             nn.Linear(width, 1 if number == len(widths) else channels) for number, width in enumerate(widths, start=1)
@@ -179,6 +183,9 @@ class LinkHead(Network):
         """
         if pairs.dim() != 2 or pairs.size(0) != 2:
             raise ValueError(f"pairs has shape {tuple(pairs.shape)}; expected [2, pairs]")
+        return torch.cat([self._scores(h, block) for block in pairs.split(_PAIRS, dim=1)])
+
+    def _scores(self, h: Tensor, pairs: Tensor) -> Tensor:
         product = h.index_select(0, pairs[0]) * h.index_select(0, pairs[1])
         if not self.lins:
             return product.sum(dim=1)

@@ -10,17 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphattn.models.inputs import (
-    ACTIVATIONS,
-    InputEncoder,
-    check_options,
-    edge_encoder,
-    encode_edges,
-    make_norm,
-    split_width,
-)
+from graphattn.models.inputs import InputEncoder, edge_encoder, encode_edges, split_width
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv, DiffusionConv
+from graphattn.nn.feed_forward import ACTIVATIONS, check_options, make_norm
 
 AFFINITIES = ("given", "learned")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,6 @@ from torch import Tensor, nn
 from graphattn.models.network import reset
 
 ENCODERS = ("linear", "embedding")
-NORMS = (None, "layer", "batch")
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "elu": F.elu,
-    "gelu": F.gelu,
-    "leaky_relu": F.leaky_relu,
-}
 
 
 class CategoryEmbedding(nn.Module):
@@ -198,24 +191,6 @@ def encode_edges(encoder: nn.Module | None, edge_attr: Tensor | None) -> Tensor 
         torch.Size([2, 3])
     """
     return edge_attr if encoder is None or edge_attr is None else encoder(edge_attr)
-
-
-def make_norm(norm: str | None, channels: int) -> nn.Module:
-    """Make a normalization of nodes: ``"layer"`` over the channels, ``"batch"`` over the nodes, ``None`` for none."""
-    if norm not in NORMS:
-        raise ValueError(f"norm is {norm!r}; expected one of {', '.join(map(repr, NORMS))}")
-    if norm is None:
-        return nn.Identity()
-    return nn.LayerNorm(channels) if norm == "layer" else nn.BatchNorm1d(channels)
-
-
-def check_options(act: str, **rates: float) -> None:
-    """Raise if an activation is unknown or a rate is no probability below 1."""
-    if act not in ACTIVATIONS:
-        raise ValueError(f"act is {act!r}; expected one of {', '.join(map(repr, ACTIVATIONS))}")
-    for name, rate in rates.items():
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"{name} is {rate}; expected a probability in [0, 1)")
 
 
 def split_width(channels: int, heads: int) -> int:

@@ -32,6 +32,8 @@ class Network(nn.Module):
         3.0
     """
 
+    takes_affinity = True  #: Whether edges may come as an ``Affinity``, which keeps their sorted form between calls.
+
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__()
         # A dictionary, so that a network among the arguments is not registered as a child a second time.
@@ -79,6 +81,8 @@ def _plain(value: Any) -> Any:
         return value.config
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     # JSON has no infinity.
     return "inf" if isinstance(value, float) and value == math.inf else value
 
@@ -86,6 +90,8 @@ def _plain(value: Any) -> Any:
 def _restored(value: Any) -> Any:
     if isinstance(value, Mapping) and "model" in value:
         return from_config(value)
+    if isinstance(value, Mapping):
+        return {key: _restored(item) for key, item in value.items()}
     return math.inf if value == "inf" else value
 
 

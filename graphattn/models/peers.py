@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import APPNP, GAT, GCN, GINConv, GINEConv, GPSConv, GraphSAGE, SGFormer
 
-from graphattn.models.inputs import InputEncoder, check_options, drop_features, edge_encoder, encode_edges
+from graphattn.models.inputs import InputEncoder, drop_features, edge_encoder, encode_edges
 from graphattn.models.network import Network, reset
+from graphattn.nn.feed_forward import check_options
 
 CONVS = ("gcn", "sage", "gat", "gatv2")
 
@@ -44,6 +45,8 @@ class MessagePassingNet(Network):
         >>> net(torch.rand(3, 16), torch.tensor([[0, 1], [1, 2]])).shape
         torch.Size([3, 7])
     """
+
+    takes_affinity = False
 
     def __init__(
         self,
@@ -114,6 +117,8 @@ class APPNPNet(Network):
         torch.Size([3, 7])
     """
 
+    takes_affinity = False
+
     def __init__(
         self,
         in_channels: int,
@@ -169,6 +174,8 @@ class GPSNet(Network):
         >>> net(torch.rand(3, 16), torch.tensor([[0, 1], [1, 2]]), pe=torch.rand(3, 2)).shape
         torch.Size([3, 7])
     """
+
+    takes_affinity = False
 
     def __init__(
         self,
@@ -249,6 +256,8 @@ class SGFormerNet(Network):
         >>> SGFormerNet(16, 32, 7)(torch.rand(3, 16), torch.tensor([[0, 1], [1, 2]])).shape
         torch.Size([3, 7])
     """
+
+    takes_affinity = False
 
     def __init__(
         self,

@@ -1,22 +1,31 @@
-"""PyG layers: attention, diffusion and re-ranking over edges, the scores, and the way from PyG's layers to ours."""
+"""PyG layers over edges, their scores, attention within whole graphs, and the way from PyG's layers to ours."""
 
 from graphattn.nn.attention_conv import AttentionConv
 from graphattn.nn.convert import Acceleration, accelerate, from_pyg
+from graphattn.nn.cooccurrence_attention import CooccurrenceAttention
 from graphattn.nn.diffusion_conv import DiffusionConv
+from graphattn.nn.graph_transformer_layer import GraphTransformerLayer
+from graphattn.nn.interaction import HyperAttention, HyperFeatureAttention
 from graphattn.nn.rerank_conv import RerankConv, candidate_graph
 from graphattn.nn.scores import GAT, Cosine, DotProduct, GATv2, Gaussian, Score
+from graphattn.nn.virtual_node import VirtualNode
 
 __all__ = [
     "GAT",
     "Acceleration",
     "AttentionConv",
+    "CooccurrenceAttention",
     "Cosine",
     "DiffusionConv",
     "DotProduct",
     "GATv2",
     "Gaussian",
+    "GraphTransformerLayer",
+    "HyperAttention",
+    "HyperFeatureAttention",
     "RerankConv",
     "Score",
+    "VirtualNode",
     "accelerate",
     "candidate_graph",
     "from_pyg",

@@ -14,8 +14,10 @@ from torch_geometric.nn.inits import constant, zeros
 from graphattn import ops
 from graphattn.affinity.normalize import NORMALIZATIONS, EdgeSupport, log_prior, normalize_scores
 from graphattn.nn.edges import FILLS, append_loops, check_edge_attr, read_edges
+from graphattn.nn.encodings.rotary import RotaryEncoding
 from graphattn.nn.hops import SERIES, bound_radius, check_hops, fraction, logit, sum_hops
 from graphattn.nn.messages import SUMS, edge_factors, needs_messages
+from graphattn.nn.positions import check_rotary, rotate
 from graphattn.nn.scores import Projected, Score, resolve
 from graphattn.ops import Layout
 from graphattn.ops.attention import BACKENDS
@@ -73,6 +75,8 @@ class AttentionConv(MessagePassing):
             of the score does (dot: yes, gat and gatv2: no).
         beta: Whether a learned gate mixes the root term and the attended values instead of adding them.
         bias: Whether there are biases: in the projections for dot, also on the output for gat and gatv2.
+        rotary: Rotates queries and keys of every head by the positions of the nodes, so that the scores of
+            ``"dot"`` and ``"cosine"`` see relative positions; goes without edge features. ``None`` for no positions.
         backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``, see :mod:`graphattn.ops`; the solver of
             ``hops=math.inf`` has one of its own.
         **kwargs: Further arguments of ``torch_geometric.nn.MessagePassing``.
@@ -98,7 +102,8 @@ class AttentionConv(MessagePassing):
 
     Reference:
         Shi et al., 2021 (dot); Veličković et al., 2018 (gat); Brody et al., 2022 (gatv2); Roffo et al., "Infinite
-        Feature Selection", 2015 (all hops); Roffo et al., "Infinite Self-Attention", 2026 (relu_frobenius, sum).
+        Feature Selection", 2015 (all hops); Roffo et al., "Infinite Self-Attention", 2026 (relu_frobenius, sum); Su et
+        al., "RoFormer", 2021 (rotary).
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class AttentionConv(MessagePassing):
         root_weight: bool | None = None,
         beta: bool = False,
         bias: bool = True,
+        rotary: RotaryEncoding | None = None,
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -163,6 +169,9 @@ class AttentionConv(MessagePassing):
         self.backend = backend
 
         self.score = resolve(score)
+        if rotary is not None:
+            check_rotary(rotary, self.score, out_channels, edge_dim)
+        self.rotary = rotary
         self.score.setup(in_channels, out_channels, heads, edge_dim, bias)
         self.root_weight = self.score.root_weight if root_weight is None else root_weight
         if residual and self.root_weight:
@@ -202,6 +211,7 @@ class AttentionConv(MessagePassing):
         edge_attr: Tensor | None = None,
         size: tuple[int | None, int | None] | None = None,
         *,
+        pos: Tensor | tuple[Tensor, Tensor] | None = None,
         batch: Tensor | None = None,
         return_attention_weights: bool = False,
     ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -215,6 +225,8 @@ class AttentionConv(MessagePassing):
                 two are a prior: they multiply the exponentials of the scores (or the unnormalized affinity).
             edge_attr: Edge features; without them the edge terms are 0.
             size: (number of sources, number of targets), where the features do not tell.
+            pos: Positions of the nodes for ``rotary``, :math:`(N,)` or with several coordinates :math:`(N, P)`; of
+                (sources, targets) in a bipartite graph.
             batch: Graph of each target, for ``normalize="relu_frobenius"``, whose norm is one per graph, and for
                 ``"sigmoid"`` with more than one hop.
             return_attention_weights: Whether to also return ``(edge_index, alpha)``, the weights of one hop: the
@@ -234,6 +246,8 @@ class AttentionConv(MessagePassing):
             layout, prior, edge_attr = append_loops(layout, prior, edge_attr, self.fill_value)
 
         projected = self.score.project(x_src, x_dst, edge_attr)
+        if self.rotary is not None or pos is not None:
+            projected = rotate(self.rotary, projected, pos, isinstance(x, (tuple, list)))
         values = edge_attr if self.score.edge_values else None
         # Further hops go along the weights of the first.
         return_weights = return_attention_weights or self.hops != 1 or self.series == "sum"

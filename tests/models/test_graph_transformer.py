@@ -11,11 +11,12 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GPSConv, TransformerConv
 from torch_geometric.transforms import AddLaplacianEigenvectorPE, AddRandomWalkPE
 
-from graphattn.models import GlobalAttention, GraphTransformer
+from graphattn.models import GraphTransformer
+from graphattn.nn.global_attention import SoftmaxAttention
 from tests.models.cases import GRAPHS, HIDDEN, IN, OUT, PE, assert_equal, fill, inputs_of, side_by_side
 
 
-def torch_attention(ours: GlobalAttention) -> nn.MultiheadAttention:
+def torch_attention(ours: SoftmaxAttention) -> nn.MultiheadAttention:
     theirs = nn.MultiheadAttention(ours.proj.in_features, ours.heads, batch_first=True).double()
     theirs.load_state_dict(
         {
@@ -26,29 +27,6 @@ def torch_attention(ours: GlobalAttention) -> nn.MultiheadAttention:
         }
     )
     return theirs
-
-
-@pytest.mark.parametrize("heads", [1, 3])
-def test_attention_equals_that_of_torch(heads: int) -> None:
-    ours = fill(GlobalAttention(HIDDEN, heads))
-    x = torch.randn(7, HIDDEN).double()
-    assert_equal(ours(x), torch_attention(ours)(x[None], x[None], x[None], need_weights=False)[0][0])
-
-
-def test_attention_stays_in_its_graph() -> None:
-    """Unequal sizes, unsorted ids with gaps: each graph as alone, and nothing of another in its gradient."""
-    attend = fill(GlobalAttention(HIDDEN, 2))
-    batch = torch.tensor([7, 2, 7, 4, 7, 2, 7])
-    x = torch.randn(7, HIDDEN).double().requires_grad_()
-    out = attend(x, batch)
-    for graph in (2, 4, 7):
-        rows = batch == graph
-        assert_equal(out[rows], attend(x[rows]))
-        grad = torch.autograd.grad(out[rows].sum(), x, retain_graph=True)[0]
-        assert (grad[~rows] == 0).all()
-        assert (grad[rows] != 0).any()
-    infinite = torch.where((batch == 2).unsqueeze(1), torch.nan, x)
-    assert_equal(attend(infinite, batch)[batch != 2], out[batch != 2])
 
 
 @pytest.mark.parametrize("norm", [None, "batch"])
@@ -64,7 +42,7 @@ def test_layers_equal_gps_of_pyg(with_edges: bool, norm: str | None) -> None:
         local.load_state_dict({key.removeprefix("score."): v for key, v in ours.conv.state_dict().items()})
         theirs = GPSConv(HIDDEN, local, 2, norm=None if norm is None else "batch_norm").double().eval()
         theirs.attn = torch_attention(ours.attention)
-        theirs.mlp[0], theirs.mlp[3] = ours.lin1, ours.lin2
+        theirs.mlp[0], theirs.mlp[3] = ours.mlp.lin1, ours.mlp.lin2
         if norm is not None:
             for number in (1, 2, 3):
                 getattr(theirs, f"norm{number}").module = getattr(ours, f"norm{number}")
@@ -81,7 +59,7 @@ def test_encodings_are_concatenated() -> None:
     inputs = inputs_of(net, *GRAPHS[2])
     h = torch.cat([net.encoder(inputs["x"]), inputs["pe"]], dim=1) @ net.lin_pe.weight.T + net.lin_pe.bias
     for layer in net.layers:
-        h = layer(h, inputs["edge_index"], None, None)
+        h = layer(h, inputs["edge_index"])
     assert_equal(net(**inputs), net.lin(h))
 
 
