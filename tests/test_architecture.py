@@ -27,8 +27,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "selection": _NETWORKS,
     "tabular": _NETWORKS,
     "analysis": _NETWORKS,
-    "datasets": _NETWORKS,
-    "training": (*_NETWORKS, "datasets"),
+    "datasets": (*_NETWORKS, "transforms"),
+    "training": (*_NETWORKS, "transforms", "datasets"),
 }
 FLOORS["cli"] = tuple(FLOORS)
 FLOORS["__main__"] = ("cli",)

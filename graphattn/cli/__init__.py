@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from graphattn import __version__
-from graphattn.cli import demo, rerank, select
+from graphattn.cli import bench, demo, predict, rerank, select
 from graphattn.cli._checks import UserError
 
-_COMMANDS = {"demo": demo, "rerank": rerank, "select": select}
+_COMMANDS = {"bench": bench, "demo": demo, "predict": predict, "rerank": rerank, "select": select}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    # bench has its own help, and reads its words together with the files that they name.
+    own = words[:1] == ["bench"]
+    args = argparse.Namespace(command="bench", words=words[1:]) if own else parser.parse_args(words)
     if args.command is None:
         parser.print_help()
         return 2

@@ -7,8 +7,10 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 PARTS = ("train", "val", "test")
+_BLOCK_ENTRIES = 1 << 22
 
 
 def check_parts(name: str, split: Mapping[str, Tensor]) -> None:
@@ -68,18 +70,45 @@ def _ids(name: str, part: str, value: Tensor, size: int) -> Tensor:
     return value.long()
 
 
+def check_graph(name: str, data: Data, number: int | None = None) -> None:
+    """Raise if a feature of a graph is not finite, or an edge ends at a node that is not there.
+
+    Args:
+        name: Name of the set.
+        data: The graph.
+        number: Its number, if the set has many.
+    """
+    of_graph = "" if number is None else f" of graph {number}"
+    check_features(name, data.x, of_graph)
+    for key in ("edge_attr", "pe"):
+        check_features(name, data.get(key), f" of {key}{of_graph}")
+    of_graph = name if number is None else f"{name}, graph {number},"
+    check_edges(of_graph, data.edge_index, int(data.num_nodes or 0))
+
+
 def check_features(name: str, values: Tensor | None, where: str = "") -> None:
-    """Raise if a feature is NaN or infinite."""
+    """Raise if a feature is NaN or infinite; a file that is mapped into memory is read block by block."""
     if values is None or not values.is_floating_point():
         return
-    wrong = ~torch.isfinite(values)
-    if bool(wrong.any()):
-        first = wrong.nonzero()[0].tolist()
-        column = f", column {first[1]}" if len(first) > 1 else ""
-        raise ValueError(
-            f"features of {name} hold {int(wrong.sum())} NaN or infinite values, the first in row {first[0]}{column}"
-            f"{where}; replace them before loading"
-        )
+    entries = values.values() if values.layout == torch.sparse_csr else values
+    size = max(1, _BLOCK_ENTRIES // max(1, entries[:1].numel()))
+    count, first = 0, list[int]()
+    for start in range(0, len(entries), size):
+        wrong = ~torch.isfinite(entries[start : start + size])
+        if bool(wrong.any()):
+            place = wrong.nonzero()[0].tolist()
+            first = first or [start + place[0], *place[1:]]
+            count += int(wrong.sum())
+    if not count:
+        return
+    if entries is not values:
+        row = torch.searchsorted(values.crow_indices(), first[0], right=True) - 1
+        first = [int(row), int(values.col_indices()[first[0]])]
+    column = f", column {first[1]}" if len(first) > 1 else ""
+    raise ValueError(
+        f"features of {name} hold {count} NaN or infinite values, the first in row {first[0]}{column}"
+        f"{where}; replace them before loading"
+    )
 
 
 def check_labels(name: str, labels: Tensor, num_classes: int | None) -> None:

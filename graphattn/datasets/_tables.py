@@ -60,11 +60,11 @@ class Table:
                 values[row, j] = number
         return values
 
-    def labels(self, column: str) -> Tensor:
-        """Return labels: integers as they are, words numbered in alphabetical order.
+    def labels(self, column: str) -> tuple[Tensor, list[str] | None]:
+        """Return labels, integers as they are and words numbered in alphabetical order, and those words.
 
         Empty cells, and ``-1``, are labels that are not known. Numbers with a fraction are the targets of a regression,
-        in which NaN is what is not known.
+        in which NaN is what is not known. Numbers have no words.
 
         Raises:
             ValueError: If an integer is below -1; it is named by its place.
@@ -73,29 +73,30 @@ class Table:
         known = [cell for cell in cells if not _missing(cell)]
         numbers = [_number(cell) for cell in known]
         if any(number is None for number in numbers):
-            words = {word: label for label, word in enumerate(sorted({str(cell) for cell in known}))}
-            return torch.tensor([-1 if _missing(cell) else words[str(cell)] for cell in cells])
+            words = sorted({str(cell) for cell in known})
+            label = {word: number for number, word in enumerate(words)}
+            return torch.tensor([-1 if _missing(cell) else label[str(cell)] for cell in cells]), words
         if all(number is not None and number.is_integer() for number in numbers):
             labels = torch.tensor([-1 if _missing(cell) else int(_number(cell) or 0) for cell in cells])
             if bool((labels < -1).any()):
                 raise self.error(int((labels < -1).nonzero()[0]), column, "is no class; classes count from 0")
-            return labels
-        return torch.tensor([math.nan if _missing(cell) else _number(cell) for cell in cells])
+            return labels, None
+        return torch.tensor([math.nan if _missing(cell) else _number(cell) for cell in cells]), None
 
     def parts(self, column: str) -> dict[str, Tensor]:
-        """Return the rows of each part of a split, which are named by ``train``, ``val``, ``test`` or not at all.
+        """Return the mask of each part of a split, which cells name: ``train``, ``val``, ``test`` or none of them.
 
         Raises:
             ValueError: If a cell is another word; it is named by its place.
         """
-        rows: dict[str, list[int]] = {part: [] for part in PARTS}
+        masks = {part: torch.zeros(len(self), dtype=torch.bool) for part in PARTS}
         for row, cell in enumerate(self.columns[column]):
             if _missing(cell):
                 continue
-            if cell not in rows:
+            if cell not in masks:
                 raise self.error(row, column, "is no part of a split; expected train, val, test or nothing")
-            rows[cell].append(row)
-        return {part: torch.tensor(found, dtype=torch.long) for part, found in rows.items()}
+            masks[cell][row] = True
+        return masks
 
 
 def read_csv(path: Path, needed: Sequence[str]) -> Table:

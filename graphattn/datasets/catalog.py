@@ -97,10 +97,12 @@ def load(name: str, root: str | Path = "data", split: str | int | None = None) -
 
     A local graph is a file ``.pt`` (a PyG ``Data``, or a list of them), ``.npz``, ``.graphml``, ``.gml`` or ``.gexf``,
     or a folder with ``edges.csv`` (columns ``source``, ``target``, perhaps ``weight``) and ``nodes.csv`` or
-    ``nodes.parquet`` (columns ``id``, ``y``, perhaps ``split``, and features). Its labels stand in ``y``: words,
-    classes from 0, or the targets of a regression; nothing, or -1, is a label that is not known. ``split`` names
-    ``train``, ``val`` or ``test``; in ``.pt`` and ``.npz`` the masks of PyG do. Edges are taken as they are directed,
-    those of undirected networkx graphs in both directions.
+    ``nodes.parquet`` (columns ``id``, ``y``, perhaps ``split``, and features). Instead of columns of features, a folder
+    may hold ``x.npy``, a matrix of float32 (or of int64: categories) with a row for each node in the order of the
+    table, which is mapped into memory and may be larger than it. Labels stand in ``y``: words, classes from 0, or the
+    targets of a regression; nothing, or -1, is a label that is not known. ``split`` names ``train``, ``val`` or
+    ``test``; in ``.pt`` and ``.npz`` the masks of PyG do. Edges are taken as they are directed, those of undirected
+    networkx graphs in both directions. :func:`read_local` reads the same files as a plain graph, also without labels.
 
     Args:
         name: Name of the set, as :func:`names` lists it, or ``"local:PATH"``. Case does not matter.

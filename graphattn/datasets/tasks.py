@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch_geometric.data import Data
 
 from graphattn.datasets._checks import (
     check_edges,
-    check_features,
+    check_graph,
     check_labels,
     check_links,
     check_parts,
@@ -33,6 +34,7 @@ class _Task:
     metric: str
     licence: str
     evaluator: Evaluator | None = field(default=None, repr=False)
+    transform: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def higher_is_better(self) -> bool:
@@ -68,6 +70,16 @@ class _Labelled(_Task):
     """What tasks with a target per row share."""
 
     num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+
+    def _check_classes(self) -> None:
+        """Let classes without a name have their number as one."""
+        single = self.num_classes is not None and self.target("train").dim() == 1
+        if self.classes is None and single:
+            object.__setattr__(self, "classes", tuple(map(str, range(self.num_classes or 0))))
+        elif self.classes is not None and (not single or len(self.classes) != self.num_classes):
+            expected = f"{self.num_classes} names" if single else "None where rows are in no class"
+            raise ValueError(f"classes of {self.name} are {self.classes!r}; expected {expected}")
 
     def target(self, which: str = "test") -> Tensor:
         """Return the targets of a part of the split, in its order.
@@ -118,7 +130,11 @@ class NodeTask(_Labelled):
         metric: Name of the metric.
         licence: What the source states about its use.
         num_classes: Number of classes; ``None`` in a regression.
+        classes: Names of the classes, by default their numbers; ``None`` where a row has several targets, or in a
+            regression.
         evaluator: Computes the metric of ``(prediction, target)``; the metric of that name by default.
+        transform: What the graphs went through since they were loaded, as :func:`~graphattn.datasets.transform`
+            records it: arguments by name of the transform.
 
     Raises:
         ValueError: If the split is empty, leaks or names nodes that are not there, a label of the split is no class,
@@ -144,10 +160,9 @@ class NodeTask(_Labelled):
         if not isinstance(y, Tensor) or len(y) != count:
             found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"y of {self.name} is {found}, but there are {count} nodes; expected a label for each")
-        check_features(self.name, self.data.x)
-        check_features(self.name, self.data.edge_attr, " of edge_attr")
-        check_edges(self.name, self.data.edge_index, count)
+        check_graph(self.name, self.data)
         check_labels(self.name, y[torch.cat(list(self.split.values()))], self.num_classes)
+        self._check_classes()
 
     @property
     def num_features(self) -> int:
@@ -176,7 +191,11 @@ class GraphTask(_Labelled):
         metric: Name of the metric.
         licence: What the source states about its use.
         num_classes: Number of classes; ``None`` in a regression.
+        classes: Names of the classes, by default their numbers; ``None`` where a row has several targets, or in a
+            regression.
         evaluator: Computes the metric of ``(prediction, target)``; the metric of that name by default.
+        transform: What the graphs went through since they were loaded, as :func:`~graphattn.datasets.transform`
+            records it: arguments by name of the transform.
 
     Raises:
         ValueError: If the split is empty, leaks or names graphs that are not there, a label of the split is no class,
@@ -199,11 +218,10 @@ class GraphTask(_Labelled):
         for number, graph in enumerate(self.graphs):
             if not isinstance(graph.y, Tensor):
                 raise ValueError(f"graph {number} of {self.name} has no y; expected its target")
-            check_features(self.name, graph.x, f" of graph {number}")
-            check_features(self.name, graph.edge_attr, f" of edge_attr of graph {number}")
-            check_edges(f"{self.name}, graph {number},", graph.edge_index, int(graph.num_nodes or 0))
+            check_graph(self.name, graph, number)
         for part in self.split:
             check_labels(self.name, self.target(part), self.num_classes)
+        self._check_classes()
 
     @property
     def num_features(self) -> int:
@@ -235,6 +253,8 @@ class LinkTask(_Task):
         licence: What the source states about its use.
         repeats: Whether a pair may come back, as in sets that are split by time, instead of being a leak.
         evaluator: Computes the metric of ``(positive, negative)`` scores; by default the metric of that name.
+        transform: What the graphs went through since they were loaded, as :func:`~graphattn.datasets.transform`
+            records it: arguments by name of the transform.
 
     Raises:
         ValueError: If a part is empty, a node is not there, a link of ``"val"`` or ``"test"`` is in another part or in
@@ -259,8 +279,7 @@ class LinkTask(_Task):
         self._check_metric(("roc_auc", "average_precision"))
         check_parts(self.name, self.split)
         count = int(self.data.num_nodes or 0)
-        check_features(self.name, self.data.x)
-        check_edges(self.name, self.data.edge_index, count)
+        check_graph(self.name, self.data)
         for part, edges in self.split.items():
             if edges.dim() != 2 or len(edges) != 2:
                 raise ValueError(f"split {part!r} of {self.name} has shape {tuple(edges.shape)}; expected (2, E)")

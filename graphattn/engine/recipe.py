@@ -8,20 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-_OPTIMIZERS = ("sgd", "adamw")
+_OPTIMIZERS = ("sgd", "adam", "adamw")
+_SCHEDULES = ("cosine", "constant")
 _REFERENCE_BATCH = 256
 
 
 @dataclass(frozen=True)
 class Recipe:
-    r"""Train by stochastic gradients with a linear warm-up and a cosine decay of the learning rate.
+    r"""Train by stochastic gradients with a linear warm-up and, if asked, a cosine decay of the learning rate.
 
     After :math:`e` of :math:`E` epochs, :math:`W = wE` of them warm-up from the fraction :math:`a`:
 
     .. math::
         \eta(e) = \eta \begin{cases}
         a + (1 - a)\, e / W & e < W \\
-        \tfrac12 \bigl(1 + \cos(\pi (e - W) / (E - W))\bigr) & e \ge W
+        \tfrac12 \bigl(1 + \cos(\pi (e - W) / (E - W))\bigr) & e \ge W, \text{ cosine} \\
+        1 & e \ge W, \text{ constant}
         \end{cases}
 
     where :math:`\eta` is ``lr`` times ``batch_size / 256``, or ``lr`` itself where all samples make one batch.
@@ -30,9 +32,10 @@ class Recipe:
         epochs: Passes :math:`E` through the data.
         batch_size: Samples of a step; ``None`` for all of them at once.
         lr: Learning rate at a batch of 256 samples, or of all.
-        optimizer: ``"sgd"`` or ``"adamw"``.
-        momentum: Momentum of ``"sgd"``; the first moment's decay of ``"adamw"``.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``; the weight decay of the first two is a part of the gradient.
+        momentum: Momentum of ``"sgd"``; the first moment's decay of ``"adam"`` and ``"adamw"``.
         weight_decay: Weight decay; biases and other vectors, such as those of a normalization, have none.
+        schedule: ``"cosine"`` or ``"constant"``: what the learning rate does after the warm-up.
         warmup: Part :math:`w` of the epochs in which the learning rate rises.
         warmup_start: Fraction :math:`a` of the learning rate at which it starts to rise.
         clip: Norm that gradients are cut to; ``None`` for none.
@@ -56,6 +59,7 @@ class Recipe:
     optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-6
+    schedule: str = "cosine"
     warmup: float = 0.2
     warmup_start: float = 0.01
     clip: float | None = 1.0
@@ -72,8 +76,9 @@ class Recipe:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 end = ", or None" if optional else ""
                 raise ValueError(f"{name} is {value!r}; expected an integer, at least {least}{end}")
-        if self.optimizer not in _OPTIMIZERS:
-            raise ValueError(f"optimizer is {self.optimizer!r}; expected {' or '.join(map(repr, _OPTIMIZERS))}")
+        for name, known in (("optimizer", _OPTIMIZERS), ("schedule", _SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, known))}")
         for name in ("momentum", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number in [0, 1)")
@@ -94,6 +99,8 @@ class Recipe:
         rising = self.warmup * self.epochs
         if epoch < rising:
             return peak * (self.warmup_start + (1 - self.warmup_start) * epoch / rising)
+        if self.schedule == "constant":
+            return peak
         return peak * 0.5 * (1 + math.cos(math.pi * (epoch - rising) / (self.epochs - rising)))
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -105,4 +112,5 @@ class Recipe:
         ]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.rate(0.0), momentum=self.momentum)
-        return torch.optim.AdamW(groups, lr=self.rate(0.0), betas=(self.momentum, 0.999))
+        adaptive = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return adaptive(groups, lr=self.rate(0.0), betas=(self.momentum, 0.999))

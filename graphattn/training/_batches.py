@@ -1,22 +1,20 @@
-"""How a network sees a task: the loss of some training samples, and predictions for a part of the split."""
+"""How a network sees nodes and graphs: the loss of some training samples, and predictions for a part of the split."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from graphattn.affinity import Affinity
-from graphattn.datasets import GraphTask, LinkTask, NodeTask
-from graphattn.datasets.tasks import Task
-from graphattn.models import mask_labels
-from graphattn.models.network import Network
+from graphattn.datasets import GraphTask, NodeTask
+from graphattn.models import consistency_loss, mask_labels
+from graphattn.training._caller import Caller
+from graphattn.training.consistency import Consistency
 from graphattn.training.sampling import NeighborSampler
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -43,6 +41,11 @@ def _binary(out: Tensor, target: Tensor) -> Tensor:
     return total / known.sum().clamp(min=1)
 
 
+def num_known(target: Tensor) -> int:
+    """Return of how many targets the loss is a mean."""
+    return int((~torch.isnan(target)).sum()) if target.is_floating_point() else target.numel()
+
+
 class WholeGraph:
     """The nodes of a task, all of whose graph the network sees at once.
 
@@ -50,15 +53,21 @@ class WholeGraph:
         task: The task.
         model: The network; the names of what it takes are those of its ``forward``.
         device: Where it is.
+        consistency: What several runs of the network are to agree on, ``None`` for a single run in a step.
     """
 
-    def __init__(self, task: NodeTask, model: nn.Module, device: torch.device) -> None:
-        self.task, self.device = task, device
+    def __init__(
+        self, task: NodeTask, model: nn.Module, device: torch.device, consistency: Consistency | None = None
+    ) -> None:
+        self.task, self.device, self.consistency = task, device, consistency
         self.loss = make_loss(task)
-        self.call = _caller(task, model)
-        self.data = copy.copy(task.data).to(device)
-        self.edges = _edges(self.data)
+        self.call = Caller(task, model)
         self.ids = {part: ids.to(device) for part, ids in task.split.items()}
+
+    @cached_property
+    def data(self) -> Data:
+        """The whole graph, which is moved once it is needed."""
+        return self.call.keep(copy.copy(self.task.data).to(self.device))
 
     @property
     def num_samples(self) -> int:
@@ -66,43 +75,87 @@ class WholeGraph:
         return len(self.ids["train"])
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the loss of some training nodes, numbered in the order of the split."""
-        ids = self.ids["train"][rows.to(self.device)]
-        return {"loss": self.loss(self.call(self.data, self.edges)[ids], self.data.y[ids])}
+        """Return the losses of some training nodes, numbered in the order of the split."""
+        return self._losses(self.ids["train"][rows.to(self.device)])
+
+    def weight(self, rows: Tensor) -> int:
+        """Return of how many targets the losses of some training nodes are means."""
+        return num_known(self.task.data.y[self.task.split["train"][rows]])
 
     def predict(self, part: str) -> Tensor:
         """Return the output for the nodes of a part."""
-        return self.call(self.data, self.edges)[self.ids[part]]
+        return self.call(self.data)[self.ids[part]]
+
+    def validation_loss(self, prediction: Tensor) -> float:
+        """Return the loss of what was predicted for the validation nodes."""
+        return self.loss(prediction, self.task.target("val").to(self.device)).item()
+
+    def _losses(self, ids: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the loss of the output for some nodes, and how consistent that for all nodes is."""
+        target = self.data.y[ids]
+        if self.consistency is None:
+            return {"loss": self.loss(self.call(self.data, **inputs)[ids], target)}
+        outputs = [self.call(self.data, **inputs) for _ in range(self.consistency.runs)]
+        supervised = torch.stack([self.loss(out[ids], target) for out in outputs]).mean()
+        inconsistency = consistency_loss(outputs, self.consistency.temperature)
+        loss = supervised + self.consistency.weight * inconsistency
+        return {"loss": loss, "supervised": supervised, "consistency": inconsistency}
 
 
 class KnownLabels(WholeGraph):
     """The nodes of a task, seen at once by a network that takes the labels that are known."""
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
-        """Show half of the labels of some training nodes, drawn at random, and return the loss of the others."""
+        """Show half of the labels of some training nodes, drawn at random, and return the losses of the others."""
         ids, y = self.ids["train"][rows.to(self.device)], self.data.y
         shown, hidden = mask_labels(y, ids)
         if not len(hidden):
             shown, hidden = mask_labels(y, ids, 1.0)
-        return {"loss": self.loss(self.call(self.data, self.edges, labels=shown)[hidden], y[hidden])}
+        return self._losses(hidden, labels=shown)
 
     def predict(self, part: str) -> Tensor:
         """Return the output for the nodes of a part, given all training labels."""
         shown = mask_labels(self.data.y, self.ids["train"], 0.0)[0]
-        return self.call(self.data, self.edges, labels=shown)[self.ids[part]]
+        return self.call(self.data, labels=shown)[self.ids[part]]
 
 
 class SampledNodes(WholeGraph):
-    """The nodes of a task; in training the network sees sampled surroundings of a few, otherwise the whole graph."""
+    """The nodes of a task, of a few of which the network sees sampled surroundings.
 
-    def __init__(self, task: NodeTask, model: nn.Module, device: torch.device, num_neighbors: Sequence[int]) -> None:
+    Args:
+        task: The task.
+        model: The network.
+        device: Where it is.
+        num_neighbors: Neighbours that a node draws in each hop in training.
+        eval_neighbors: The same for predictions; ``None`` for those of the whole graph.
+        batch_size: Nodes that are predicted at a time from their surroundings.
+    """
+
+    def __init__(
+        self,
+        task: NodeTask,
+        model: nn.Module,
+        device: torch.device,
+        num_neighbors: Sequence[int],
+        eval_neighbors: Sequence[int] | None,
+        batch_size: int,
+    ) -> None:
         super().__init__(task, model, device)
         self.sampler = NeighborSampler(task.data, num_neighbors)
+        self.evaluated = None if eval_neighbors is None else self.sampler.with_num_neighbors(eval_neighbors)
+        self.batch_size = batch_size
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the loss of some training nodes, numbered in the order of the split."""
         batch = self.sampler.sample(self.task.split["train"][rows]).to(self.device)
-        return {"loss": self.loss(self.call(batch, _edges(batch))[: batch.batch_size], batch.y[: batch.batch_size])}
+        return {"loss": self.loss(self.call(batch)[: batch.batch_size], batch.y[: batch.batch_size])}
+
+    def predict(self, part: str) -> Tensor:
+        """Return the output for the nodes of a part."""
+        if self.evaluated is None:
+            return super().predict(part)
+        batches = self.evaluated.batches(self.task.split[part], self.batch_size)
+        return torch.cat([self.call(batch.to(self.device))[: batch.batch_size] for batch in batches])
 
 
 class GraphBatches:
@@ -118,7 +171,7 @@ class GraphBatches:
     def __init__(self, task: GraphTask, model: nn.Module, device: torch.device, batch_size: int) -> None:
         self.task, self.device, self.batch_size = task, device, batch_size
         self.loss = make_loss(task)
-        self.call = _caller(task, model)
+        self.call = Caller(task, model)
 
     @property
     def num_samples(self) -> int:
@@ -128,84 +181,20 @@ class GraphBatches:
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the loss of some training graphs, numbered in the order of the split."""
         batch = self._batch(self.task.split["train"][rows])
-        return {"loss": self.loss(self.call(batch, _edges(batch)), batch.y)}
+        return {"loss": self.loss(self.call(batch), batch.y)}
+
+    def weight(self, rows: Tensor) -> int:
+        """Return of how many targets the losses of some training graphs are means."""
+        return sum(num_known(self.task.graphs[i].y) for i in self.task.split["train"][rows].tolist())
 
     def predict(self, part: str) -> Tensor:
         """Return the output for the graphs of a part."""
         batches = map(self._batch, self.task.split[part].split(self.batch_size))
-        return torch.cat([self.call(batch, _edges(batch)) for batch in batches])
+        return torch.cat([self.call(batch) for batch in batches])
+
+    def validation_loss(self, prediction: Tensor) -> float:
+        """Return the loss of what was predicted for the validation graphs."""
+        return self.loss(prediction, self.task.target("val").to(self.device)).item()
 
     def _batch(self, ids: Tensor) -> Batch:
         return Batch.from_data_list([self.task.graphs[i] for i in ids.tolist()]).to(self.device)
-
-
-class Links:
-    """The links of a task, each beside a random pair of nodes; the network sees the whole graph.
-
-    Args:
-        task: The task.
-        model: The network, which takes ``pairs``.
-        device: Where it is.
-    """
-
-    def __init__(self, task: LinkTask, model: nn.Module, device: torch.device) -> None:
-        self.task, self.device = task, device
-        self.call = _caller(task, model)
-        self.data = copy.copy(task.data).to(device)
-        self.edges = _edges(self.data)
-        self.links = task.split["train"].to(device)
-
-    @property
-    def num_samples(self) -> int:
-        """Number of training links."""
-        return self.links.size(1)
-
-    def losses(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the mean loss of some training links plus that of as many random pairs."""
-        links = self.links[:, rows.to(self.device)]
-        random = torch.randint(0, int(self.data.num_nodes or 0), links.shape, device=self.device)
-        scores = self.call(self.data, self.edges, pairs=torch.cat([links, random], dim=1))
-        target = torch.cat([torch.ones_like(scores[: len(rows)]), torch.zeros_like(scores[len(rows) :])])
-        return {"loss": 2 * F.binary_cross_entropy_with_logits(scores, target)}
-
-    def predict(self, part: str) -> tuple[Tensor, Tensor]:
-        """Return the scores of the links of a part, and of its negatives."""
-        links, negatives = self.task.split[part].to(self.device), self.task.negatives[part].to(self.device)
-        scores = self.call(self.data, self.edges, pairs=torch.cat([links, negatives.flatten(1)], dim=1))
-        return scores[: links.size(1)], scores[links.size(1) :].reshape(negatives.shape[1:])
-
-
-def takes_labels(model: nn.Module) -> bool:
-    """Whether known labels are an input of a network."""
-    model = getattr(model, "module", model)
-    return isinstance(model, Network) and bool(model.config.get("label_input"))
-
-
-def _edges(data: Data) -> Any:
-    """Return the edges of a graph as a network takes them: with their weights, if they have some."""
-    if data.get("edge_weight") is None:
-        return data.edge_index
-    return Affinity.from_edge_index(data.edge_index, data.edge_weight, data.num_nodes)
-
-
-def _caller(task: Task, model: nn.Module) -> Callable[..., Tensor]:
-    """Return what gives a network the graph, and checks that a score comes back for every output of the task."""
-    # A Fabric hides the signature of the network that it wraps.
-    takes = inspect.signature(getattr(model, "module", model).forward).parameters
-    if isinstance(task, LinkTask) and "pairs" not in takes:
-        raise TypeError(f"model takes no pairs, which {task.name} is about; pass a LinkHead over it")
-    columns = () if isinstance(task, LinkTask) else (task.out_channels,)
-
-    def call(data: Data, edges: Any, **more: Tensor) -> Tensor:
-        if data.x is None:
-            raise ValueError(f"the graphs of {task.name} have no x; add features, such as the degrees of the nodes")
-        inputs = {name: data[name] for name in ("edge_attr", "pe", "batch") if data.get(name) is not None}
-        if "num_graphs" in takes and isinstance(data, Batch):
-            inputs["num_graphs"] = data.num_graphs
-        out: Tensor = model(x=data.x, edge_index=edges, **inputs, **more)
-        if out.shape[1:] != columns:
-            shape, needed = tuple(out.shape), ", ".join(["rows", *map(str, columns)])
-            raise ValueError(f"model returns {shape}, but {task.name} needs [{needed}]; set out_channels")
-        return out
-
-    return call

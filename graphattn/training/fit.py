@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from graphattn._files import whole
-from graphattn._optional import require
-from graphattn.datasets import GraphTask, LinkTask, NodeTask
+from graphattn.datasets import GraphTask, LinkTask
 from graphattn.datasets.tasks import Task
-from graphattn.engine import Recipe, load_checkpoint, seeded, train
+from graphattn.engine import (
+    Processes,
+    Recipe,
+    environment,
+    load_checkpoint,
+    peak_memory,
+    reset_peak_memory,
+    seeded,
+    train,
+)
 from graphattn.models import from_config
 from graphattn.models.network import Network
-from graphattn.training._batches import (
-    GraphBatches,
-    KnownLabels,
-    Links,
-    SampledNodes,
-    WholeGraph,
-    takes_labels,
-)
+from graphattn.training._advice import advice, how_to_shrink
+from graphattn.training._batches import GraphBatches, KnownLabels, SampledNodes, WholeGraph
+from graphattn.training._caller import takes_labels
+from graphattn.training._checks import check_consistency, check_sampling, kind_of
+from graphattn.training._devices import make_fabric
+from graphattn.training._files import RunFiles
+from graphattn.training._links import Links, SampledLinks
+from graphattn.training.consistency import Consistency
 
-_EVALUATED_GRAPHS = 256
+_EVALUATED = 256  # graphs, nodes or pairs that are predicted at a time, if the recipe has no batches
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,19 @@ class Result:
 
     Args:
         config: What the run was asked to do: task, split, metric, network, recipe, precision and sampling.
-        epochs: For each epoch the ``"loss"`` and, as ``"score"``, the metric on the validation set.
+        epochs: For each epoch the ``"loss"``, the metric on the validation set as ``"score"``, and ``"val_loss"``.
         best_epoch: Number of the epoch with the best validation score, whose weights the network has.
         val: Its validation score.
         test: Its test score.
+        parameters: Number of weights of the network.
+        stopped: What training ended by: ``"epochs"``, ``"patience"`` or ``"time"``.
+        measured: What two runs with the same bits differ in, which is no part of equality: ``"seconds"`` of all epochs,
+            ``"seconds_per_epoch"`` (median), ``"peak_memory_mib"`` (of torch on CUDA, else of the first process;
+            ``None`` if the system does not tell), versions, hardware, threads, revision and date.
 
     Example:
-        >>> result = Result({}, [{"loss": 1.0, "score": 0.5}], best_epoch=0, val=0.5, test=0.4)
+        >>> epochs = [{"loss": 1.0, "score": 0.5}]
+        >>> result = Result({}, epochs, best_epoch=0, val=0.5, test=0.4, parameters=8, stopped="epochs")
         >>> result.epochs[result.best_epoch]["score"] == result.val
         True
     """
@@ -53,6 +66,9 @@ class Result:
     best_epoch: int
     val: float
     test: float
+    parameters: int
+    stopped: str
+    measured: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 def fit(
@@ -61,10 +77,16 @@ def fit(
     recipe: Recipe,
     *,
     num_neighbors: Sequence[int] | None = None,
+    eval_neighbors: Sequence[int] | None = None,
+    consistency: Consistency | None = None,
+    max_minutes: float | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
+    num_nodes: int = 1,
     precision: str = "32-true",
     progress: bool = True,
 ) -> Result:
@@ -72,13 +94,15 @@ def fit(
 
     The weights are drawn anew, from the seed: one seed is one result, whatever the network has seen before. The
     validation set alone decides about the epoch that is kept and about stopping early; the test set is looked at once,
-    when training is over. A run that was stopped and is resumed ends with the same bits as one that was not, at the
-    same number of threads.
+    when training is over. Of epochs with the same validation score the one with the lowest validation loss is kept. A
+    run that was stopped and is resumed ends with the same bits as one that was not, at the same number of threads; it
+    takes as many devices as before.
 
     Nodes are trained on all at once, each step over the whole graph, or with ``num_neighbors`` in batches of sampled
-    neighbourhoods; validation and test are over the whole graph in either case. A network with ``label_input`` sees
-    half of the training labels in each step and learns the others; for predictions it sees them all. Graphs are trained
-    on in batches, and so are links, over the whole graph and beside as many random pairs of nodes.
+    neighbourhoods; validation and test are over the whole graph in either case, unless ``eval_neighbors`` samples for
+    them too. A network with ``label_input`` sees half of the training labels in each step and learns the others; for
+    predictions it sees them all. Graphs are trained on in batches. So are links, beside as many random pairs, over the
+    whole graph or what ``num_neighbors`` draws around their ends; the links of a batch stay in the graph.
 
     Classes are learned by cross entropy, rows of several targets by that of each where it is known, links by that of
     being one, and numbers by the squared error, or by the absolute error if that is the metric.
@@ -90,13 +114,25 @@ def fit(
         task: Nodes, graphs or links, with their split.
         recipe: Epochs, batches, optimizer, schedule, clipping and patience. Nodes that are trained on all at once
             need ``batch_size=None``.
-        num_neighbors: Neighbours that a node draws in each hop, -1 for all, to train on batches of nodes.
+        num_neighbors: Neighbours that a node draws in each hop, -1 for all, to train on batches of nodes or links.
+        eval_neighbors: The same for validation and test, in batches of as many. Features that are mapped from a file
+            then never come into memory as a whole. -1 gives what the whole graph gives, if there are as many hops as
+            the network has.
+        consistency: What several runs of the network with dropout are to agree on, to learn from nodes without labels
+            too; for classes of nodes that are trained on all at once.
+        max_minutes: Training ends after the epoch in which this much time was used up, that before a stop included.
         seed: Seed of weights, batches and dropout; that of the recipe by default.
         out: Folder that gets ``seed-N.pt`` with weights and all that is needed to go on, ``seed-N.jsonl`` with the
-            losses and scores of each epoch, and ``seed-N.json`` with the result. By default nothing is written.
+            losses and scores of each epoch, and ``seed-N.json`` with the result and what it depends on; and, if
+            TensorBoard is installed, ``tensorboard/seed-N``. By default nothing is written.
         resume: Whether to go on with what is in ``out``. A run that is over is read, so that a loop over seeds which
             was stopped repeats nothing.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` and the like; ``"auto"`` takes an accelerator if there is one.
+        devices: How many of them share the samples of each batch, with a process each. The script is started once more
+            for each further one, unless ``torchrun`` has done so; all processes get the result, the first writes it. A
+            batch normalization sees the part of its process.
+        strategy: ``"ddp"``, or ``"auto"`` for the same where there are several devices.
+        num_nodes: Number of machines, each with as many devices.
         precision: As in Lightning: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"``, ``"64-true"`` ...
         progress: Whether a progress bar is shown.
 
@@ -124,49 +160,68 @@ def fit(
     """
     if not isinstance(task, Task):
         raise TypeError(f"task is a {type(task).__name__}; expected a NodeTask, a GraphTask or a LinkTask")
-    _check_batches(task, recipe, num_neighbors)
     recipe = recipe if seed is None else replace(recipe, seed=seed)
-    files = _Files(out, recipe.seed)
+    check_sampling(task, model, recipe, num_neighbors, eval_neighbors, devices * num_nodes)
+    check_consistency(task, num_neighbors, consistency)
+    files = RunFiles(out, recipe.seed)
     files.check(resume)
-    fabric = _make_fabric(device, precision)
-    config = {
+    fabric = make_fabric(device, devices, strategy, num_nodes, precision)
+    processes = Processes(fabric)
+    config: dict[str, Any] = {
         "task": task.name,
+        "kind": kind_of(task),
+        "classes": getattr(task, "classes", None),
+        "transform": task.transform,
         "split": task.split_name,
         "metric": task.metric,
         "model": model.config if isinstance(model, Network) else str(model),
         "precision": precision,
-        "num_neighbors": None if num_neighbors is None else list(num_neighbors),
+        "processes": processes.size,
+        "num_neighbors": num_neighbors,
+        "eval_neighbors": eval_neighbors,
+        "consistency": None if consistency is None else asdict(consistency),
     }
+    config = json.loads(json.dumps(config))  # as it will be read from a file
     _draw_weights(model, recipe.seed)
-    with _advice(task, recipe, num_neighbors, precision, files):
-        batches = _make_batches(task, fabric.setup_module(model), fabric.device, recipe, num_neighbors)
-
-        def score(part: str) -> float:
-            prediction: Any = batches.predict(part)
-            for scores in prediction if isinstance(prediction, tuple) else (prediction,):
-                if not bool(scores.isfinite().all()):
-                    raise FloatingPointError(f"the output for {part!r} of {task.name} is not finite; lower lr")
-            return task.evaluate(prediction, part)
-
+    reset_peak_memory(fabric.device)
+    smaller = how_to_shrink(task, recipe, num_neighbors, eval_neighbors, takes_labels(model))
+    with advice(precision, smaller, files):
+        module = fabric.setup_module(model)
+        batches = _make_batches(task, module, fabric.device, recipe, num_neighbors, eval_neighbors, consistency)
         log = train(
             model,
             batches.num_samples,
             batches.losses,
             recipe,
-            evaluate=lambda: score("val"),
+            evaluate=lambda: _evaluate(task, batches, "val"),
             maximize=task.higher_is_better,
+            max_minutes=max_minutes,
             checkpoint=files.checkpoint,
             config=config,
             metrics=files.metrics,
+            tensorboard=files.tensorboard,
+            weight=batches.weight,
             fabric=fabric,
             progress=progress,
         )
         with torch.no_grad(), seeded(recipe.seed, 0, 1, device=fabric.device):
-            test = score("test")
-    best = log.epochs[log.best_epoch]
-    result = Result({**config, "recipe": asdict(recipe)}, log.epochs, log.best_epoch, best["score"], test)
-    files.write(result)
-    return result
+            test = processes.first(lambda: _evaluate(task, batches, "test"))["score"]
+    result = Result(
+        config={**config, "recipe": asdict(recipe), "max_minutes": max_minutes},
+        epochs=log.epochs,
+        best_epoch=log.best_epoch,
+        val=log.epochs[log.best_epoch]["score"],
+        test=test,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        stopped=log.stopped,
+        measured={
+            "seconds": sum(log.seconds),
+            "seconds_per_epoch": statistics.median(log.seconds),
+            "peak_memory_mib": peak_memory(fabric.device),
+            **environment(fabric.device),
+        },
+    )
+    return Result(**processes.first(lambda: files.write(asdict(result))))
 
 
 def load_model(path: str | Path) -> Network:
@@ -203,76 +258,39 @@ def load_model(path: str | Path) -> Network:
     return model.eval()
 
 
-class _Files:
-    """The files of a run."""
-
-    def __init__(self, out: str | Path | None, seed: int) -> None:
-        self.folder = None if out is None else Path(out)
-        self.checkpoint, self.metrics, self.result = (
-            None if self.folder is None else self.folder / f"seed-{seed}.{end}" for end in ("pt", "jsonl", "json")
-        )
-
-    def check(self, resume: bool) -> None:
-        """Make the folder, unless there is a run that is not to be gone on with."""
-        if self.folder is None or self.checkpoint is None:
-            if resume:
-                raise ValueError("resume is True, but there is no out; pass the folder of the run that was stopped")
-            return
-        if self.checkpoint.exists() and not resume:
-            raise FileExistsError(f"{self.checkpoint} exists; pass resume=True to go on with it, or another out")
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def kept(self) -> str:
-        """Say what a run that failed has left."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return ""
-        return f"; finished epochs and seeds are kept in {self.folder}; changed settings need another out"
-
-    def write(self, result: Result) -> None:
-        """Write the result, whole or not at all."""
-        if self.result is not None:
-            with whole(self.result) as file:
-                file.write_text(json.dumps(asdict(result), indent=2) + "\n")
-
-
-def _check_batches(task: Task, recipe: Recipe, num_neighbors: Sequence[int] | None) -> None:
-    if not isinstance(task, NodeTask):
-        if num_neighbors is not None:
-            what = "graphs" if isinstance(task, GraphTask) else "links"
-            raise ValueError(f"num_neighbors is {list(num_neighbors)}, but {task.name} is about {what}; leave it out")
-    elif num_neighbors is None and recipe.batch_size is not None:
-        raise ValueError(
-            f"batch_size is {recipe.batch_size}, but all nodes of {task.name} are trained on at once; pass "
-            "Recipe(batch_size=None), or num_neighbors to train on batches of nodes"
-        )
+_Batches = GraphBatches | Links | WholeGraph
 
 
 def _make_batches(
-    task: Task, model: nn.Module, device: torch.device, recipe: Recipe, num_neighbors: Sequence[int] | None
-) -> GraphBatches | Links | WholeGraph:
+    task: Task,
+    model: nn.Module,
+    device: torch.device,
+    recipe: Recipe,
+    num_neighbors: Sequence[int] | None,
+    eval_neighbors: Sequence[int] | None,
+    consistency: Consistency | None,
+) -> _Batches:
+    size = recipe.batch_size or _EVALUATED
     if isinstance(task, GraphTask):
-        return GraphBatches(task, model, device, recipe.batch_size or _EVALUATED_GRAPHS)
+        return GraphBatches(task, model, device, size)
     if isinstance(task, LinkTask):
-        return Links(task, model, device)
-    if takes_labels(model):
-        if num_neighbors is not None:
-            raise ValueError(
-                f"num_neighbors is {list(num_neighbors)}, but model has label_input; leave one of them out"
-            )
-        return KnownLabels(task, model, device)
+        if num_neighbors is None:
+            return Links(task, model, device)
+        return SampledLinks(task, model, device, num_neighbors, eval_neighbors, size)
     if num_neighbors is None:
-        return WholeGraph(task, model, device)
-    return SampledNodes(task, model, device, num_neighbors)
+        nodes = KnownLabels if takes_labels(model) else WholeGraph
+        return nodes(task, model, device, consistency)
+    return SampledNodes(task, model, device, num_neighbors, eval_neighbors, size)
 
 
-def _make_fabric(device: str, precision: str) -> Any:
-    fabric = require("lightning_fabric", "train").Fabric
-    if precision in ("16", "16-mixed") and (device == "cpu" or not torch.accelerator.is_available()):
-        raise ValueError(f"precision is {precision!r}, which needs an accelerator; on a CPU take 'bf16-mixed'")
-    if device in ("auto", "cpu"):
-        return fabric(accelerator=device, devices=1, precision=precision)
-    kind, _, number = device.partition(":")
-    return fabric(accelerator=kind, devices=[int(number)] if number else 1, precision=precision)
+def _evaluate(task: Task, batches: _Batches, part: str) -> dict[str, float]:
+    """Return the score of the predictions for a part, and for ``"val"`` their loss, once they are finite."""
+    prediction: Any = batches.predict(part)
+    for scores in prediction if isinstance(prediction, tuple) else (prediction,):
+        if not bool(scores.isfinite().all()):
+            raise FloatingPointError(f"the output for {part!r} of {task.name} is not finite; lower lr")
+    score = {"score": task.evaluate(prediction, part)}
+    return score | {"val_loss": batches.validation_loss(prediction)} if part == "val" else score
 
 
 def _draw_weights(model: nn.Module, seed: int) -> None:
@@ -283,34 +301,3 @@ def _draw_weights(model: nn.Module, seed: int) -> None:
     model.to("cpu", torch.float32)
     with seeded(seed, 0):
         reset()
-
-
-@contextmanager
-def _advice(
-    task: Task, recipe: Recipe, num_neighbors: Sequence[int] | None, precision: str, files: _Files
-) -> Iterator[None]:
-    """Let the errors that settings lead to say which to change, and what is kept."""
-    try:
-        yield
-    except FloatingPointError as error:
-        half = f"; precision is {precision!r}, try 'bf16-mixed' or '32-true'" if precision.startswith("16") else ""
-        raise FloatingPointError(f"{error}{half}{files.kept()}") from error
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise MemoryError(f"memory ran out; {_smaller(task, recipe, num_neighbors)}{files.kept()}") from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def _smaller(task: Task, recipe: Recipe, num_neighbors: Sequence[int] | None) -> str:
-    """Say what makes a step smaller."""
-    narrow = "a narrower network, or precision='bf16-mixed'"
-    if isinstance(task, NodeTask) and num_neighbors is None:
-        return f"pass num_neighbors, such as [10, 10], and a batch_size, or take {narrow}"
-    if recipe.batch_size is None:
-        return f"set a batch_size in the recipe, or take {narrow}"
-    fewer = "" if num_neighbors is None else f", or num_neighbors {list(num_neighbors)}"
-    return f"lower batch_size, which is {recipe.batch_size}{fewer}, or take {narrow}"

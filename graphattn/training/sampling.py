@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -17,7 +18,8 @@ class NeighborSampler:
     For :math:`l = 1, \dots, L` each node that has come up in the hop before draws :math:`k_l` of its incoming edges,
     uniformly and without replacement, or all of them if there are no more. The sources of these edges are the nodes of
     the next hop, those that were there before left out. The time of a hop does not depend on the degrees where
-    :math:`k_l` is smaller than they are.
+    :math:`k_l` is smaller than they are. It needs torch alone, where PyG's ``NeighborLoader`` needs pyg-lib; features
+    that are mapped from a file (``torch.from_file``, or ``numpy.load(path, mmap_mode="r+")``) are read row by row.
 
     Args:
         data: The graph. What it holds for each node and edge is cut along.
@@ -37,15 +39,31 @@ class NeighborSampler:
     """
 
     def __init__(self, data: Data, num_neighbors: Sequence[int]) -> None:
-        if not num_neighbors or any(count < -1 for count in num_neighbors):
-            raise ValueError(f"num_neighbors is {list(num_neighbors)}; expected a number for each hop, -1 for all")
         if data.edge_index is None:
             raise ValueError("data has no edge_index; expected a graph with edges")
         self.data = data
-        self.num_neighbors = list(num_neighbors)
+        self.num_neighbors = _checked(num_neighbors)
         self.num_nodes = int(data.num_nodes or 0)
         rowptr, self._col, self._edge = csr_layout(data.edge_index, self.num_nodes, self.num_nodes)
         self._rowptr = rowptr.long()
+
+    def with_num_neighbors(self, num_neighbors: Sequence[int]) -> NeighborSampler:
+        """Return a sampler of the same graph, whose sorted edges are shared, that draws other numbers of edges.
+
+        Args:
+            num_neighbors: Edges that each node draws in each hop; -1 for all.
+
+        Raises:
+            ValueError: If there is no hop, or a number is below -1.
+
+        Example:
+            >>> path = Data(edge_index=torch.tensor([[0, 1, 2], [1, 2, 3]]), num_nodes=4)
+            >>> NeighborSampler(path, [1]).with_num_neighbors([-1, -1]).sample(torch.tensor([3])).n_id.tolist()
+            [3, 2, 1]
+        """
+        other = copy.copy(self)
+        other.num_neighbors = _checked(num_neighbors)
+        return other
 
     def sample(self, nodes: Tensor, *, generator: torch.Generator | None = None) -> Data:
         """Return the surroundings of some nodes, which come first in it.
@@ -149,13 +167,30 @@ class NeighborSampler:
             if name == "edge_index":
                 continue
             if self.data.is_node_attr(name):
-                batch[name] = value[n_id]
+                batch[name] = _rows(value, n_id)
             elif self.data.is_edge_attr(name):
                 batch[name] = value[e_id]
             else:
                 batch[name] = value
         batch.num_nodes = len(n_id)
         return batch
+
+
+def _rows(values: Tensor, ids: Tensor) -> Tensor:
+    """Return some rows, of sparse features as well."""
+    if values.layout != torch.sparse_csr:
+        return values[ids]
+    first, count = values.crow_indices()[ids], values.crow_indices().diff()[ids]
+    crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    slots = (first - crow[:-1]).repeat_interleave(count) + torch.arange(int(crow[-1]), device=ids.device)
+    columns, entries = values.col_indices()[slots], values.values()[slots]
+    return torch.sparse_csr_tensor(crow, columns, entries, (len(ids), values.size(1)))
+
+
+def _checked(num_neighbors: Sequence[int]) -> list[int]:
+    if not num_neighbors or any(count < -1 for count in num_neighbors):
+        raise ValueError(f"num_neighbors is {list(num_neighbors)}; expected a number for each hop, -1 for all")
+    return list(num_neighbors)
 
 
 def _subsets(sizes: Tensor, count: int, generator: torch.Generator | None) -> Tensor:

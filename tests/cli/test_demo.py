@@ -15,11 +15,17 @@ from sklearn.datasets import load_digits
 from sklearn.feature_selection import SelectKBest
 from sklearn.model_selection import train_test_split
 
+from graphattn.cli import _demo_attention as attention
 from graphattn.cli import _demo_features as features
 from graphattn.cli import _demo_rerank as reranking
-from graphattn.cli import demo, main
+from graphattn.cli import main
 from graphattn.cli._demo_rerank_figure import draw
+from graphattn.datasets import load
+from graphattn.models import AttentionNet
 from graphattn.selection import InfFS, InfFSSupervised
+from graphattn.training import Recipe, fit
+
+pytest.importorskip("lightning_fabric", reason="lightning-fabric, of the extra train, is not installed")
 
 CPU = torch.device("cpu")
 FILES = ["demo.png", "features.png", "reranking.png", "results.json"]
@@ -27,7 +33,7 @@ FILES = ["demo.png", "features.png", "reranking.png", "results.json"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "EPOCHS", 2)
+    monkeypatch.setattr(attention, "EPOCHS", 2)
     monkeypatch.setattr(features, "SIZES", (2, features.KEPT))
     monkeypatch.setattr(reranking, "QUERIES", 30)
     monkeypatch.setattr(reranking, "LENGTH", 60)
@@ -53,15 +59,23 @@ def test_results_and_pictures(tmp_path: Path, drawn: dict[str, Figure], capsys: 
     assert main(["demo", "--seeds", "2", "--seed", "3", "--out", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
     found = results(tmp_path)
-    assert list(found) == ["task", "seeds", "mean", "std", "features", "reranking", "seconds", "device", "versions"]
+    assert list(found) == ["attention", "features", "reranking", "seconds", "device", "versions"]
 
-    assert [run["seed"] for run in found["seeds"]] == [3, 4]
-    for name in demo.METHODS:
-        values = [run[name] for run in found["seeds"]]
-        assert found["mean"][name] == pytest.approx(np.mean(values), rel=1e-12)
-        assert found["std"][name] == pytest.approx(np.std(values), rel=1e-12)
+    part = found["attention"]
+    assert [run["seed"] for run in part["seeds"]] == [3, 4]
+    for name in attention.METHODS:
+        values = [run["accuracy"][name] for run in part["seeds"]]
+        assert part["mean"][name] == pytest.approx(np.mean(values), rel=1e-12)
+        assert part["std"][name] == pytest.approx(np.std(values), rel=1e-12)
         assert all(0 <= value <= 1 for value in values)
-    assert found["mean"]["label propagation"] > 0.9  # it needs no epochs
+    assert part["mean"]["label propagation"] > 0.9  # it needs no epochs
+    bars, graph = drawn["demo"].axes
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx([part["mean"][m] for m in attention.METHODS])
+    shown = part["seeds"][-1]
+    assert 9 <= len(shown["neighbors"]) <= 13
+    assert sum(shown["weights"]) < 1  # the rest is what the digit draws on itself
+    written = [text.get_text() for text in graph.texts if text.get_text()]
+    assert written == [f"{weight:.2f}" for weight in shown["weights"]]
 
     part = found["features"]
     assert part["sizes"] == [2, 16]
@@ -75,8 +89,6 @@ def test_results_and_pictures(tmp_path: Path, drawn: dict[str, Figure], capsys: 
 
     for name in ("demo", "features", "reranking"):
         assert imread(tmp_path / f"{name}.png").std() > 0
-    bars = drawn["demo"].axes[0]
-    assert [bar.get_height() for bar in bars.patches] == pytest.approx([found["mean"][name] for name in demo.METHODS])
     curves, *panels = drawn["features"].axes
     assert [line.get_label() for line in curves.lines] == list(features.METHODS)
     for line, name in zip(curves.lines, features.METHODS, strict=True):
@@ -96,7 +108,7 @@ def test_a_seed_gives_the_same_numbers_wherever_it_stands(tmp_path: Path) -> Non
     for out, seed, seeds in [("both", 0, 2), ("second", 1, 1)]:
         assert main(["demo", "--seed", str(seed), "--seeds", str(seeds), "--out", str(tmp_path / out)]) == 0
     both, second = results(tmp_path / "both"), results(tmp_path / "second")
-    assert both["seeds"][1] == second["seeds"][0]
+    assert both["attention"]["seeds"][1] == second["attention"]["seeds"][0]
     assert both["features"]["seeds"][1] == second["features"]["seeds"][0]
     assert both["reranking"]["seeds"][1] == second["reranking"]["seeds"][0]
 
@@ -104,10 +116,10 @@ def test_a_seed_gives_the_same_numbers_wherever_it_stands(tmp_path: Path) -> Non
 def test_interrupted_in_the_first_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupt_second_call(monkeypatch, demo)
+    interrupt_second_call(monkeypatch, attention)
     assert main(["demo", "--seeds", "3", "--out", str(tmp_path)]) == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.png", "results.json"]
-    assert [run["seed"] for run in results(tmp_path)["seeds"]] == [0]
+    assert [run["seed"] for run in results(tmp_path)["attention"]["seeds"]] == [0]
     assert "interrupted: 1 of 3 seeds are finished and kept" in capsys.readouterr().err
 
 
@@ -118,7 +130,7 @@ def test_interrupted_in_the_second_part(
     assert main(["demo", "--seeds", "2", "--out", str(tmp_path)]) == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.png", "features.png", "results.json"]
     found = results(tmp_path)
-    assert len(found["seeds"]) == 2
+    assert len(found["attention"]["seeds"]) == 2
     assert [run["seed"] for run in found["features"]["seeds"]] == [0]
     assert "interrupted: 1 of 2 seeds are finished and kept" in capsys.readouterr().err
 
@@ -136,7 +148,7 @@ def test_interrupted_before_anything_is_finished(tmp_path: Path, monkeypatch: py
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "train", interrupt)
+    monkeypatch.setattr(attention, "run_seed", interrupt)
     assert main(["demo", "--out", str(tmp_path)]) == 130
     assert list(tmp_path.iterdir()) == []
 
@@ -160,6 +172,20 @@ def test_mistakes_are_explained(
     (tmp_path / "file").touch()
     assert main(["demo", *options]) == 2
     assert capsys.readouterr().err.startswith(f"graphattn demo: {message}")
+
+
+def test_attention_on_one_digit_is_that_of_the_first_layer() -> None:
+    run = attention.run_seed(5, CPU)
+    task = load("digits-knn", split="random-20:5")
+    recipe = Recipe(2, batch_size=None, lr=0.01, optimizer="adamw", weight_decay=0.01, warmup=0.0)
+    network = AttentionNet(64, 64, 10, heads=4, score="dot", act="elu", dropout=0.3)
+    assert fit(network, task, recipe, seed=5, device="cpu", progress=False).test == run["accuracy"]["attention"]
+    with torch.no_grad():
+        h = torch.nn.functional.elu(network.encoder(task.data.x))
+        _, (edges, alpha) = network.convs[0](h, task.data.edge_index, return_attention_weights=True)
+    dense = torch.zeros(1797, 1797).index_put((edges[1], edges[0]), alpha.mean(dim=1))
+    torch.testing.assert_close(dense.sum(dim=1), torch.ones(1797))
+    torch.testing.assert_close(torch.tensor(run["weights"]), dense[run["digit"], run["neighbors"]])
 
 
 def test_rankings_are_those_of_the_estimators() -> None:

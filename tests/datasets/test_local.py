@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from graphattn.datasets import GraphTask, NodeTask, load
+from graphattn.datasets import GraphTask, NodeTask, load, read_local
 
 X = torch.tensor([[0.5, 1.0], [2.0, -1.0], [0.0, 3.0], [1.0, 1.5], [4.0, 0.0], [2.5, 2.0]])
 EDGES = torch.tensor([[0, 1, 4, 5], [1, 2, 3, 0]])
@@ -288,10 +288,10 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         (Path("mine"), r"cannot be read \(Unsupported global: GLOBAL pathlib.* expected what torch\.save wrote"),
         (3, r"holds int; expected a Data, a list of them"),
         ([], r"holds list; expected a Data"),
-        ({"edge_index": EDGES, "y": LABELS, "masks": LABELS}, r"has edge_index, y, masks; expected edge_index and y"),
+        ({"edge_index": EDGES, "y": LABELS, "masks": LABELS}, r"has edge_index, y, masks; expected edge_index"),
         (Data(x=X, edge_index=EDGES), r"has no y; expected a label"),
         (Data(x=X, edge_index=EDGES + 3, y=LABELS, **MASKS), r"edge_index of mine has nodes from 3 to 8"),
-        (Data(x=X / 0, edge_index=EDGES, y=LABELS, **MASKS), r"features of local:.* hold"),
+        (Data(x=X / 0, edge_index=EDGES, y=LABELS, **MASKS), r"features of mine hold"),
         (
             Data(x=X, edge_index=EDGES, y=LABELS, **{**MASKS, "val_mask": MASKS["test_mask"]}),
             r"split of mine leaks: 2 nodes of 'test' are also in 'val'",
@@ -306,8 +306,126 @@ def test_content_that_is_refused(tmp_path: Path, content: Any, message: str) -> 
 
 def test_arrays_that_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", y=np.zeros(3))
-    with pytest.raises(ValueError, match="has y; expected edge_index and y"):
+    with pytest.raises(ValueError, match="has y; expected edge_index"):
         node_task(tmp_path / "mine.npz")
     np.savez(tmp_path / "mine.npz", y=np.array(["a", "b"]), edge_index=EDGES.numpy())
     with pytest.raises(ValueError, match="has an array that torch does not take"):
         node_task(tmp_path / "mine.npz")
+
+
+def test_classes_have_the_words_of_the_files_as_names(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine")
+    assert node_task(folder).classes == ("no", "yes")
+    assert "classes" not in node_task(folder).data
+    assert node_task(write(folder, NODES.replace("yes", "1").replace("no", "0"))).classes == ("0", "1")
+    graph = _networkx(directed=True)
+    for node, values in graph.nodes(data=True):
+        values["y"] = "cat" if node in ("n0", "n2") else "dog"
+    nx.write_graphml(graph, tmp_path / "mine.graphml")
+    assert node_task(tmp_path / "mine.graphml").classes == ("cat", "dog")
+    torch.save(Data(x=X, edge_index=EDGES, y=LABELS, classes=2, **MASKS), tmp_path / "mine.pt")
+    assert node_task(tmp_path / "mine.pt").classes == ("0", "1")
+
+
+PLAIN = "id,y,split\na,yes,train\nb,no,train\nc,yes,val\nd,,\ne,no,test\nf,yes,test\n"
+
+
+def test_features_in_a_file_of_their_own_are_mapped(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", PLAIN)
+    np.save(folder / "x.npy", X.numpy())
+    task = node_task(folder)
+    check(task)
+    if Path("/proc/self/maps").exists():
+        assert str(folder / "x.npy") in Path("/proc/self/maps").read_text()
+    task.data.x.zero_()  # stays in memory
+    check(node_task(folder))
+    np.save(folder / "x.npy", np.arange(12).reshape(6, 2))
+    assert node_task(folder).data.x.tolist() == torch.arange(12).reshape(6, 2).tolist()
+    np.save(folder / "x.npy", np.asfortranarray(X.numpy()))
+    check(node_task(folder))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((5, 2), np.float32), r"x.npy holds an array \(5, 2\) of float32; expected a row for each of the 6"),
+        (np.zeros(6, np.float32), r"holds an array \(6,\) of float32"),
+        (np.zeros((6, 2)), r"of float64; expected .* of float32, or of int64"),
+        (np.full((6, 2), np.nan, np.float32), r"features of mine hold 12 NaN or infinite values"),
+        (np.array([[None] * 2] * 6), r"x.npy cannot be read"),
+        (np.zeros((0, 2), np.float32), r"x.npy (cannot be read|holds an array)"),
+    ],
+)
+def test_files_of_features_that_are_refused(tmp_path: Path, x: np.ndarray, message: str) -> None:
+    folder = write(tmp_path / "mine", PLAIN)
+    np.save(folder / "x.npy", x)
+    with pytest.raises(ValueError, match=message):
+        node_task(folder)
+
+
+def test_features_are_given_once(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine")
+    np.save(folder / "x.npy", X.numpy())
+    with pytest.raises(ValueError, match=r"nodes.csv has columns of features and .*x.npy has others; keep one"):
+        node_task(folder)
+    write(folder, PLAIN)
+    (folder / "x.npy").write_bytes(b"no array")
+    with pytest.raises(ValueError, match=r"x.npy cannot be read .* expected what numpy.save wrote"):
+        node_task(folder)
+    with (folder / "x.npy").open("wb") as file:
+        np.savez(file, x=X.numpy())
+    with pytest.raises(ValueError, match=r"x.npy holds several arrays"):
+        node_task(folder)
+
+
+def test_graphs_are_read_with_what_there_is(tmp_path: Path) -> None:
+    data = read_local(write(tmp_path / "mine"))
+    assert isinstance(data, Data)
+    assert (data.node_ids, data.classes) == (list("abcdef"), ["no", "yes"])
+    assert torch.equal(data.x, X)
+    assert torch.equal(data.y, LABELS)
+    assert all(torch.equal(data[key], mask) for key, mask in MASKS.items())
+    (tmp_path / "mine" / "nodes.csv").write_text("id,first\n b ,1\na,2\nc,0\ne,0\nd,0\nf,0\n")
+    bare = read_local(str(tmp_path / "mine"))
+    assert isinstance(bare, Data)
+    assert bare.node_ids == list("bacedf")
+    assert bare.edge_index.tolist() == [[1, 0, 3, 5], [0, 2, 4, 1]]
+    assert (bare.y, "train_mask" in bare, "classes" in bare) == (None, False, False)
+    with pytest.raises(ValueError, match=r"mine has no y; expected a label or a target for each node"):
+        load(f"local:{tmp_path}/mine")
+
+
+def test_graphs_without_labels_in_other_files(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", x=X.numpy(), edge_index=EDGES.numpy())
+    data = read_local(tmp_path / "mine.npz")
+    assert isinstance(data, Data)
+    assert torch.equal(data.x, X)
+    graph = nx.path_graph(3)
+    nx.write_gml(nx.relabel_nodes(graph, str), tmp_path / "mine.gml")
+    path = read_local(tmp_path / "mine.gml")
+    assert isinstance(path, Data)
+    assert (path.node_ids, path.num_edges, path.x, path.y) == (["0", "1", "2"], 4, None, None)
+    masks = {key: mask[:, None].expand(6, 2) for key, mask in MASKS.items()}
+    torch.save(Data(x=X, edge_index=EDGES, **masks), tmp_path / "mine.pt")
+    several = read_local(tmp_path / "mine.pt")
+    assert isinstance(several, Data)
+    assert several.test_mask.shape == (6, 2)
+    torch.save([Data(x=X, edge_index=EDGES), Data(x=X[:1], edge_index=EDGES[:, :0])], tmp_path / "mine.pt")
+    graphs = read_local(tmp_path / "mine.pt")
+    assert isinstance(graphs, list)
+    assert [graph.num_nodes for graph in graphs] == [6, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Data(x=X / 0, edge_index=EDGES), r"features of local:.*mine.pt hold 12 NaN or infinite"),
+        (Data(x=X, edge_index=EDGES + 3), r"edge_index of local:.*mine.pt has nodes from 3 to 8, but there are 6"),
+        ([Data(x=X), Data(x=X, edge_index=EDGES + 3)], r"edge_index of local:.*mine.pt, graph 1, has nodes"),
+        ({"x": X}, r"holds dict; expected a Data, a list of them"),
+    ],
+)
+def test_graphs_without_labels_that_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "mine.pt")
+    with pytest.raises(ValueError, match=message):
+        read_local(tmp_path / "mine.pt")

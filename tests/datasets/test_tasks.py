@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.data import Data
 
-from graphattn.datasets import GraphTask, LinkTask, NodeTask
+from graphattn.datasets import GraphTask, LinkTask, NodeTask, _checks
 
 SPLIT = {"train": torch.tensor([5, 0, 2]), "val": torch.tensor([4]), "test": torch.tensor([3, 1])}
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -266,3 +268,77 @@ def test_scores_of_links_that_are_refused() -> None:
         task.evaluate(torch.zeros(2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"which is 'train', but negatives has only 'val', 'test'"):
         task.evaluate((torch.zeros(1), torch.zeros(1)), "train")
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers how many entries the largest tensor has that was made."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not func.is_view:
+            self.entries = max(self.entries, made.numel())
+        return made
+
+
+def mapped(path: Path, rows: int) -> np.ndarray:
+    x = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, 7))
+    x[:] = 1.0
+    return x
+
+
+def test_features_in_a_mapped_file_are_checked_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_checks, "_BLOCK_ENTRIES", 700)
+    x = mapped(tmp_path / "x.npy", 1050)
+    data = Data(x=torch.from_numpy(x), edge_index=torch.tensor([[0], [1]]), y=torch.zeros(1050, dtype=torch.long))
+    with _Largest() as largest:
+        assert node_task(data=data).data.x.data_ptr() == data.x.data_ptr()
+    assert 700 <= largest.entries < 1050 * 2  # the labels are copied whole
+    x[950, 3] = x[1049, 6] = np.nan
+    x[950, 5] = np.inf
+    with pytest.raises(
+        ValueError, match=r"features of toy hold 3 NaN or infinite values, the first in row 950, column 3;"
+    ):
+        node_task(data=data)
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 2, 100])
+def test_sparse_features_are_checked(rows_per_block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_checks, "_BLOCK_ENTRIES", rows_per_block)
+    x = torch.diag(torch.arange(1.0, 7.0))
+    assert node_task(data=graph_of(x=x.to_sparse_csr())).num_features == 6
+    x[4, 1] = torch.inf
+    x[5, 5] = torch.nan
+    with pytest.raises(ValueError, match=r"hold 2 NaN or infinite values, the first in row 4, column 1; replace"):
+        node_task(data=graph_of(x=x.to_sparse_csr()))
+
+
+def test_positional_encodings_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"hold 1 NaN or infinite values, the first in row 1, column 0 of pe;"):
+        node_task(data=graph_of(pe=torch.tensor([[0.0], [torch.nan], [0], [0], [0], [0]])))
+
+
+def test_classes_are_named() -> None:
+    assert node_task().classes == ("0", "1", "2")
+    assert node_task(classes=("a", "b", "c")).classes == ("a", "b", "c")
+    assert graph_task(classes=("a", "b", "c")).classes == ("a", "b", "c")
+    assert dataclasses.replace(node_task(classes=("a", "b", "c")), name="other").classes == ("a", "b", "c")
+    assert node_task(data=graph_of(y=LABELS / 2), num_classes=None, metric="mae").classes is None
+    targets = torch.tensor([[0.0, 1.0]] * 6)
+    assert node_task(data=graph_of(y=targets), metric="roc_auc", num_classes=2).classes is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ("a", "b")}, r"classes of toy are \('a', 'b'\); expected 3 names"),
+        (
+            {"classes": ("a",), "data": graph_of(y=LABELS / 2), "num_classes": None, "metric": "mae"},
+            r"classes of toy are \('a',\); expected None where rows are in no class",
+        ),
+    ],
+)
+def test_names_of_classes_that_are_refused(changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        node_task(**changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -133,6 +134,19 @@ def test_the_best_epoch_is_kept(task: Regression) -> None:
     assert not model.training
 
 
+def test_of_equal_scores_the_lower_loss_counts(task: Regression) -> None:
+    found = [(0.1, 0.2), (0.5, 0.9), (0.5, 0.7), (0.5, 0.7), (0.4, 0.1), (0.5, 0.8)]
+    steps = iter(found)
+
+    def evaluate() -> dict[str, float]:
+        score, loss = next(steps)
+        return {"score": score, "val_loss": loss}
+
+    log = task.run(task.model(), Recipe(epochs=6, batch_size=24), evaluate=evaluate)
+    assert log.best_epoch == 2
+    assert [(epoch["score"], epoch["val_loss"]) for epoch in log.epochs] == found
+
+
 def test_the_smallest_score_is_kept_where_that_is_better(task: Regression) -> None:
     scores = iter([0.5, 0.2, 0.4, 0.2, 0.3])
     log = task.run(task.model(), Recipe(epochs=5, batch_size=6), evaluate=lambda: next(scores), maximize=False)
@@ -147,11 +161,25 @@ def test_patience(task: Regression, tmp_path: Path) -> None:
     options: dict[str, Any] = {"recipe": recipe, "evaluate": lambda: next(scores), "checkpoint": tmp_path / "run.pt"}
     log = task.run(task.model(), **options)
     assert [epoch["score"] for epoch in log.epochs] == values[:7]
-    assert log.best_epoch == 3
+    assert (log.best_epoch, log.stopped) == (3, "patience")
     assert task.run(task.model(), **options) == log
     assert task.calls == 0
     with pytest.raises(ValueError, match="patience is 3, but nothing is evaluated; pass evaluate, or patience=None"):
         task.run(task.model(), recipe)
+
+
+def test_time(task: Regression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No epoch begins once the time is used up, that of the run before it was stopped included."""
+    clock = itertools.count(step=30.0)
+    monkeypatch.setattr("graphattn.engine.loop.time.perf_counter", lambda: next(clock))
+    recipe, path = Recipe(epochs=9, batch_size=24), tmp_path / "run.pt"
+    log = task.run(task.model(), recipe, max_minutes=1.0, checkpoint=path)
+    assert (log.seconds, log.stopped) == ([30.0, 30.0], "time")
+    log = task.run(task.model(), recipe, max_minutes=1.6, checkpoint=path)
+    assert (log.seconds, log.stopped, task.calls) == ([30.0] * 4, "time", 2)
+    assert task.run(task.model(), recipe, checkpoint=path) == task.run(task.model(), recipe)
+    with pytest.raises(ValueError, match="max_minutes is -1; expected a positive number, or None"):
+        task.run(task.model(), recipe, max_minutes=-1)
 
 
 def test_lines_of_metrics(task: Regression, tmp_path: Path) -> None:
@@ -301,10 +329,35 @@ def test_no_warmup() -> None:
     assert [Recipe(epochs=4, warmup=0.0).rate(epoch) for epoch in (0, 2, 4)] == pytest.approx([0.025, 0.0125, 0.0])
 
 
+def test_constant_rate_after_the_warmup() -> None:
+    recipe = Recipe(epochs=4, batch_size=None, lr=0.1, schedule="constant", warmup=0.5, warmup_start=0.0)
+    assert [recipe.rate(epoch) for epoch in (0, 1, 2, 3, 4)] == pytest.approx([0.0, 0.05, 0.1, 0.1, 0.1])
+
+
+def test_weight_decay_of_adam_is_a_part_of_the_gradient(task: Regression) -> None:
+    """Two steps from the formulas, in float64: the first moments are those of the gradient plus the decay."""
+    constant: dict[str, Any] = {"schedule": "constant", "warmup": 0.0, "clip": None}
+    recipe = Recipe(epochs=2, batch_size=None, lr=0.1, optimizer="adam", weight_decay=0.5, **constant)
+    model = nn.Sequential(nn.Linear(5, 1)).double()
+    model.load_state_dict(task.weights)
+    x, y = task.x.double(), task.y.double()
+    train(model, SAMPLES, lambda rows: {"loss": (model(x[rows]) - y[rows]).square().mean()}, recipe)
+    w, b = task.weights["0.weight"][0].double(), torch.zeros((), dtype=torch.float64)
+    first, second = [torch.zeros(6, dtype=torch.float64) for _ in range(2)]
+    for step in (1, 2):
+        error = x @ w + b - y[:, 0]
+        gradient = torch.cat([2 * error @ x / SAMPLES + 0.5 * w, 2 * error.mean().reshape(1)])
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
+        move = 0.1 * first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        w, b = w - move[:5], b - move[5]
+    torch.testing.assert_close(model[0].weight[0], w, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model[0].bias[0], b, rtol=0, atol=1e-12)
+
+
 def test_vectors_have_no_weight_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
     model[2].bias.requires_grad_(False)
-    for name, kind in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)):
+    for name, kind in (("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         optimizer = Recipe(optimizer=name, weight_decay=0.3).make_optimizer(model)
         assert type(optimizer) is kind
         decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -320,7 +373,8 @@ def test_vectors_have_no_weight_decay() -> None:
         ({"batch_size": 2.0}, "batch_size is 2.0; expected an integer, at least 1, or None"),
         ({"patience": 0}, "patience is 0; expected an integer, at least 1, or None"),
         ({"seed": -1}, "seed is -1; expected an integer, at least 0"),
-        ({"optimizer": "adam"}, "optimizer is 'adam'; expected 'sgd' or 'adamw'"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'; expected 'sgd' or 'adam' or 'adamw'"),
+        ({"schedule": "step"}, "schedule is 'step'; expected 'cosine' or 'constant'"),
         ({"momentum": 1.0}, r"momentum is 1.0; expected a number in \[0, 1\)"),
         ({"warmup": 1.0}, r"warmup is 1.0; expected a number in \[0, 1\)"),
         ({"warmup_start": 2.0}, "warmup_start is 2.0; expected a fraction"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import combinations
 
 import pytest
@@ -42,6 +43,18 @@ def check_fields(data: Data, batch: Data, nodes: Tensor) -> None:
     assert torch.equal(batch.y, data.y[batch.n_id])
     assert torch.equal(batch.edge_attr, data.edge_attr[batch.e_id])
     assert batch.name == "random"
+
+
+def test_other_numbers_of_neighbors_share_the_sorted_edges() -> None:
+    data, nodes = random_graph(), torch.tensor([1, 9])
+    sampler = NeighborSampler(data, [1])
+    other = sampler.with_num_neighbors([-1, 2])
+    assert other._col is sampler._col
+    expected = NeighborSampler(data, [-1, 2]).sample(nodes, generator=generator(3))
+    assert torch.equal(other.sample(nodes, generator=generator(3)).e_id, expected.e_id)
+    assert sampler.num_neighbors == [1]
+    with pytest.raises(ValueError, match=r"num_neighbors is \[\]; expected a number for each hop"):
+        sampler.with_num_neighbors([])
 
 
 @pytest.mark.parametrize("hops", [1, 2, 4])
@@ -171,3 +184,17 @@ def test_bad_arguments() -> None:
         sampler.sample(torch.ones(40, dtype=torch.bool))
     with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
         next(sampler.batches(torch.arange(3), 0))
+
+
+def test_sparse_features_are_cut_as_dense_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 12, generator=generator) * (torch.rand(30, 12, generator=generator) < 0.2)
+    x[4] = 0
+    edge_index = torch.randint(0, 30, (2, 90), generator=generator)
+    nodes = torch.tensor([4, 17, 3, 29])
+    dense = NeighborSampler(Data(x=x, edge_index=edge_index), [-1, -1]).sample(nodes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's, that CSR is in beta state
+        sparse = NeighborSampler(Data(x=x.to_sparse_csr(), edge_index=edge_index), [-1, -1]).sample(nodes)
+    assert sparse.x.layout == torch.sparse_csr
+    assert torch.equal(sparse.x.to_dense(), dense.x)

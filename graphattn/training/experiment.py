@@ -1,0 +1,286 @@
+"""Experiments: one network on one set, from names and plain settings, so that anyone can repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from graphattn.datasets import GraphTask, load, transform
+from graphattn.datasets.tasks import Task
+from graphattn.engine import Recipe
+from graphattn.models.network import Network
+from graphattn.training._checks import kind_of
+from graphattn.training.consistency import Consistency
+from graphattn.training.fit import Result, fit
+from graphattn.training.networks import MODELS, check_model, make_network, reads_edges, without_edge_features
+
+__all__ = [
+    "MODELS",
+    "BudgetError",
+    "Settings",
+    "as_plain",
+    "default_settings",
+    "kind_of",
+    "prepare",
+    "run",
+    "split_of",
+]
+
+
+class BudgetError(ValueError):
+    """Tell that a network is larger than the budget.
+
+    Example:
+        >>> issubclass(BudgetError, ValueError)
+        True
+    """
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is made and trained, in plain values that YAML and JSON can hold.
+
+    Args:
+        network: Arguments of the network, without those that follow from the data; those of a head under ``"head"``.
+        recipe: Arguments of :class:`~graphattn.engine.Recipe`.
+        transform: Transforms of the data by name, as :func:`~graphattn.datasets.transform` takes them.
+        training: ``num_neighbors``, ``eval_neighbors``, ``max_minutes`` and ``consistency`` of
+            :func:`~graphattn.training.fit`, the last as its arguments.
+
+    Example:
+        >>> settings = default_settings("node", "GAT").updated({"network": {"heads": 4}})
+        >>> settings.network["heads"], settings.recipe["epochs"]
+        (4, 300)
+    """
+
+    network: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    transform: dict[str, dict[str, Any]] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def updated(self, other: Mapping[str, Mapping[str, Any]]) -> Settings:
+        """Return these settings with some of them changed.
+
+        Args:
+            other: Changes by group. Options of ``network``, ``recipe`` and ``training`` are changed one by one, and
+                those of ``head`` and ``consistency`` as well; transforms are an ordered list and replaced as a whole.
+
+        Raises:
+            ValueError: If a group, an argument of the recipe or one of the training is unknown.
+        """
+        groups = {item.name for item in fields(Settings)}
+        known = {"recipe": {item.name for item in fields(Recipe)}, "training": _TRAINING}
+        changed = {}
+        for group, options in other.items():
+            _check_name(group, groups, "settings")
+            if not isinstance(options, Mapping):
+                raise ValueError(f"settings have {group} of type {type(options).__name__}; expected a mapping")
+            for name in options:
+                if group in known:
+                    _check_name(name, known[group], group)
+            changed[group] = dict(options) if group == "transform" else _merged(getattr(self, group), options)
+        return replace(self, **changed)
+
+
+_TRAINING = {"num_neighbors", "eval_neighbors", "max_minutes", "consistency"}
+
+
+def _check_name(name: str, known: set[str], where: str) -> None:
+    if name not in known:
+        near = get_close_matches(str(name), sorted(known), n=1, cutoff=0.0)[0]
+        raise ValueError(f"{where} has {name!r}, which is unknown; did you mean {near!r}?")
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for name, value in new.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
+
+
+def default_settings(kind: str, model: str) -> Settings:
+    """Return the settings of a network where nothing better is known.
+
+    Args:
+        kind: ``"node"``, ``"graph"`` or ``"link"``.
+        model: Name of the network.
+
+    Raises:
+        ValueError: If the kind or the name is unknown.
+
+    Example:
+        >>> default_settings("graph", "GCN").recipe["batch_size"]
+        64
+    """
+    check_model(model)
+    if kind not in _RECIPES:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, _RECIPES))}")
+    network: dict[str, Any] = {"hidden_channels": 64, "dropout": 0.5 if kind == "node" else 0.0}
+    if model in ("AttentionNet", "GraphTransformer", "GAT", "GATv2", "GPS"):
+        network["heads"] = 4
+    if model != "APPNP":
+        network["num_layers"] = {"node": 2, "graph": 4, "link": 2}[kind]
+    if model == "InfDiffusionNet":
+        network["num_layers"] = 1 if kind == "node" else 2
+    if kind == "graph":
+        network["head"] = {"pool": "mean"}
+        if model not in ("APPNP", "SGFormer", "GPS"):
+            network["norm"] = "batch_norm" if model in ("GCN", "SAGE", "GAT", "GATv2") else "batch"
+        if model in ("GCN", "SAGE", "SGFormer"):
+            network["encoder"] = "linear"
+    if kind == "link":
+        network["head"] = {"decoder": "mlp"}
+        network["hidden_channels"] = 16
+        if model == "GPS":
+            network["heads"] = 2
+    return Settings(network, dict(_RECIPES[kind]), {"SparseFeatures": {}} if kind == "node" else {})
+
+
+_RECIPES: dict[str, dict[str, Any]] = {
+    "node": {
+        "epochs": 300,
+        "batch_size": None,
+        "lr": 0.01,
+        "optimizer": "adam",
+        "weight_decay": 5e-4,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "clip": None,
+        "patience": 100,
+    },
+    # The rate of a recipe is that of a batch of 256: steps of 64 graphs have a rate of 0.001.
+    "graph": {"epochs": 300, "batch_size": 64, "lr": 0.004, "optimizer": "adamw", "warmup": 0.05, "patience": 60},
+    # And those of 65,536 links one of 0.005.
+    "link": {"epochs": 300, "batch_size": 65536, "lr": 2e-5, "optimizer": "adamw", "warmup": 0.0, "patience": 60},
+}
+
+
+def split_of(split: str | None, seed: int) -> str | None:
+    """Return the split of a seed: ``"{seed}"`` in its name stands for the number.
+
+    Example:
+        >>> split_of("official:{seed}", 3)
+        'official:3'
+    """
+    return None if split is None else split.replace("{seed}", str(seed))
+
+
+def prepare(
+    dataset: str, model: str, settings: Settings, *, split: str | None = None, seed: int = 0, root: str | Path = "data"
+) -> tuple[Network, Task]:
+    """Load the set of an experiment and build the network for it.
+
+    Networks that read no edge features are given none; links of a graph without features are predicted from a vector
+    learned for each node.
+
+    Args:
+        dataset: Name of the set, or ``"local:PATH"``.
+        model: Name of the network.
+        settings: How it is made.
+        split: Name of the split, in which ``"{seed}"`` stands for the seed.
+        seed: The seed.
+        root: Folder of the data.
+
+    Returns:
+        The network and the task.
+
+    Raises:
+        ValueError: If a name or an option is unknown.
+
+    Example:
+        >>> network, task = prepare("karate", "GCN", default_settings("node", "GCN"))
+        >>> network.config["conv"], task.name
+        ('gcn', 'karate')
+    """
+    check_model(model)
+    task = load(dataset, root, split_of(split, seed))
+    if not isinstance(task, GraphTask) and task.data.x is None:
+        task = transform(task, {"NodeIds": {}})
+    else:
+        task = transform(task, settings.transform)
+    if not reads_edges(model, settings.network):
+        task = without_edge_features(task)
+    return make_network(model, task, settings.network), task
+
+
+def run(
+    dataset: str,
+    model: str,
+    settings: Settings,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    root: str | Path = "data",
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
+    precision: str = "32-true",
+    progress: bool = True,
+    max_parameters: int | None = None,
+) -> Result:
+    """Train a network on a set with one seed.
+
+    Args:
+        dataset: Name of the set, or ``"local:PATH"``.
+        model: Name of the network, one of ``MODELS``.
+        settings: How it is made and trained.
+        split: Name of the split, in which ``"{seed}"`` stands for the seed.
+        seed: Seed of weights, batches and dropout, and number of the split.
+        root: Folder of the data.
+        out: Folder of the run, as in :func:`~graphattn.training.fit`, as are the arguments that follow.
+        resume: Whether to go on with what is in ``out``.
+        device: Where it is trained.
+        devices: How many of them.
+        strategy: How they work together.
+        precision: Precision of Lightning.
+        progress: Whether a progress bar is shown.
+        max_parameters: Budget of parameters; a larger network is refused.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ValueError: If a name or an option is unknown; :class:`BudgetError` if the network is too large.
+
+    Example:
+        >>> settings = default_settings("node", "GCN").updated({"recipe": {"epochs": 5}})
+        >>> len(run("karate", "GCN", settings, progress=False).epochs)
+        5
+    """
+    network, task = prepare(dataset, model, settings, split=split, seed=seed, root=root)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if max_parameters is not None and parameters > max_parameters:
+        raise BudgetError(f"{model} has {parameters} parameters, the budget is {max_parameters}; make it narrower")
+    training = dict(settings.training)
+    consistency = training.pop("consistency", None)
+    return fit(
+        network,
+        task,
+        Recipe(**settings.recipe),
+        seed=seed,
+        out=out,
+        resume=resume,
+        device=device,
+        devices=devices,
+        strategy=strategy,
+        precision=precision,
+        progress=progress,
+        consistency=None if consistency is None else Consistency(**consistency),
+        **training,
+    )
+
+
+def as_plain(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the groups of settings that are not empty.
+
+    Example:
+        >>> as_plain(Settings({"heads": 2}))
+        {'network': {'heads': 2}}
+    """
+    return {group: options for group, options in asdict(settings).items() if options}
