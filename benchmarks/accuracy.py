@@ -3,8 +3,8 @@
 For each set and network 8 settings are tried on seed 0 and judged by validation; the best ones are trained with all
 seeds. A run has at most 100,000 parameters, 300 epochs and, as the table of sets says, 2 to 20 minutes on one core. The
 whole table takes the better part of a day on two cores: it can be run in parts (``--sets``, ``--models``), stopped at
-any time, and goes on where it was. GPS, whose attention is quadratic, is left out on sets of more than 5,000 nodes, where
-it makes but a few steps in that time; GraphTransformer has linear attention there.
+any time, and goes on where it was. GPS, whose attention is quadratic, is left out on sets of more than 5,000 nodes,
+where it makes but a few steps in that time; GraphTransformer has linear attention there.
 
     python benchmarks/accuracy.py --root DATA --sets Cora Texas
 
@@ -43,6 +43,7 @@ SETTINGS = "settings.json"
 SEARCHED = "Chosen among 8 settings by the validation score of seed 0 alone: python benchmarks/accuracy.py"
 NOT_SEARCHED = "Nothing was searched on this set: the defaults of its kind of task hold."
 _LINEAR = {"network": {"attention": "linear"}}
+_ON_LINKS = ("AttentionNet", "InfDiffusionNet", "GCN", "SAGE")
 _WITHOUT_GPS = tuple(model for model in MODELS if model != "GPS")
 _GNNS = ("AttentionNet", "GCN", "SAGE", "GAT", "GATv2")
 _BAG_OF_WORDS = {"transform": {"NormalizeFeatures": {}, "SparseFeatures": {}}}
