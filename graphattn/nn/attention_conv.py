@@ -17,13 +17,12 @@ from graphattn.nn.edges import FILLS, append_loops, check_edge_attr, read_edges
 from graphattn.nn.encodings.rotary import RotaryEncoding
 from graphattn.nn.encodings.time import TimeEncoding
 from graphattn.nn.hops import SERIES, bound_radius, check_hops, fraction, logit, sum_hops
-from graphattn.nn.messages import SUMS, edge_factors, needs_messages
+from graphattn.nn.messages import SUMS, drop_weights, edge_factors, needs_messages
 from graphattn.nn.positions import check_rotary, rotate
 from graphattn.nn.scores import Projected, Score, resolve
 from graphattn.nn.times import check_edge_time, fuse, fused_dim, loop_times
 from graphattn.ops import Layout
 from graphattn.ops.attention import BACKENDS
-from graphattn.ops.inputs import keep_mask
 
 
 class AttentionConv(MessagePassing):
@@ -327,7 +326,7 @@ class AttentionConv(MessagePassing):
         dropout = self.dropout if self.training else 0.0
         if self.normalize != "softmax":
             alpha = self._normalized(_add(self._scores(projected, layout), bias), layout, prior, batch)
-            kept = _drop(alpha, dropout)
+            kept = drop_weights(alpha, dropout)
             out = ops.spmm(kept, v, layout, backend=self.backend)
             if edge_attr is not None:
                 out = out + self._sum_edges(kept, edge_attr, layout)
@@ -360,7 +359,7 @@ class AttentionConv(MessagePassing):
         q_i = None if q is None else q.index_select(0, edge_index[1])
         scores = self.score.edge(q_i, k.index_select(0, edge_index[0]), e)
         alpha = self._normalized(_add(scores, bias), layout, prior, batch)
-        kept = _drop(alpha, self.dropout if self.training else 0.0)
+        kept = drop_weights(alpha, self.dropout if self.training else 0.0)
         # Decomposition splits the channels of nodes alone, so the edges' part is then added as a whole.
         whole = self.decomposed_layers == 1
         lifted = self.score.lift(edge_attr) if edge_attr is not None and whole else None
@@ -421,8 +420,3 @@ def _snapshot(module: Any) -> Any:
 
 def _add(scores: Tensor, bias: Tensor | None) -> Tensor:
     return scores if bias is None else scores + bias
-
-
-def _drop(alpha: Tensor, dropout: float) -> Tensor:
-    keep = keep_mask(alpha.size(0), alpha.size(1), dropout, alpha.device)
-    return alpha if keep is None else alpha * keep / (1.0 - dropout if dropout < 1.0 else 1.0)
