@@ -142,7 +142,8 @@ class TemporalSampler:
         batch.num_sampled_nodes, batch.num_sampled_edges = num_sampled_nodes, num_sampled_edges
         for name, value in self.events._store.items():
             if name not in ("src", "dst", "t"):
-                batch[name] = value[e_id]
+                per_event = isinstance(value, Tensor) and value.dim() > 0 and len(value) == self.events.num_events
+                batch[name] = value[e_id] if per_event else value
         return batch
 
     def _check(self, nodes: Tensor, time: Tensor) -> None:

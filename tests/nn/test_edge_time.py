@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.nn import TransformerConv
 from torch_geometric.nn.models.tgn import TimeEncoder
@@ -287,6 +289,18 @@ def test_compiled_equals_eager(fusion: str) -> None:
         expected = conv(x, edge_index, edge_time=edge_time)
         atol = 1024 * EPS * expected.abs().max().item()
         torch.testing.assert_close(compiled(x, edge_index, edge_time=edge_time), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_runs_on_cuda(fusion: str) -> None:
+    conv = _conv(fusion).float()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        parameters = {name: torch.empty(p.shape, device="cuda") for name, p in conv.named_parameters()}
+        x, edge_attr = torch.empty(8, WIDTH, device="cuda"), torch.empty(11, EDGE_DIM, device="cuda")
+        edge_index = torch.empty(2, 11, dtype=torch.long, device="cuda")
+        edge_time = torch.empty(11, dtype=torch.long, device="cuda")
+        out = functional_call(conv, parameters, (x, edge_index, edge_attr), {"edge_time": edge_time})
+    assert out.device.type == "cuda"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ def random_events(seed: int = 0, num_events: int = EVENTS) -> TemporalData:
     ends[1, 3] = ends[0, 3]
     t = torch.randint(-5, LATEST, (num_events,), generator=source)
     msg = torch.randn(num_events, 2, generator=source)
-    return TemporalData(src=ends[0], dst=ends[1], t=t, msg=msg, y=torch.arange(num_events))
+    events = TemporalData(src=ends[0], dst=ends[1], t=t, msg=msg, y=torch.arange(num_events))
+    events.scale = torch.tensor([7.0])
+    return events
 
 
 def past(events: TemporalData, node: int, time: float, both_ends: bool = True) -> list[tuple[int, int]]:
@@ -67,6 +69,7 @@ def check_fields(events: TemporalData, batch: Data, nodes: Tensor, time: Tensor)
     assert torch.equal(torch.stack([batch.n_id[source], batch.n_id[target]], dim=1).sort(dim=1).values, ends)
     assert torch.equal(batch.msg, events.msg[batch.e_id])
     assert torch.equal(batch.y, events.y[batch.e_id])
+    assert batch.scale == 7
 
 
 def seeds(count: int = 14) -> tuple[Tensor, Tensor]:

@@ -141,7 +141,7 @@ def phases(t: Tensor, frequencies: Tensor, dtype: torch.dtype, shift: Tensor | N
     """
     angle = check_times("t", t).unsqueeze(-1).double() * frequencies
     angle = angle if shift is None else angle + shift
-    return angle.remainder(2 * math.pi).to(torch.promote_types(dtype, torch.float32))
+    return angle.remainder_(2 * math.pi).to(torch.promote_types(dtype, torch.float32))
 
 
 def log_grid(low: float, high: float, steps: int) -> Tensor:
