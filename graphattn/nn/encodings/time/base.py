@@ -14,8 +14,10 @@ class TimeEncoding(nn.Module):
 
     .. math:: K(t, s) = \langle \Phi(t), \Phi(s) \rangle
 
-    Times are int64 or float64: between neighbouring numbers of float32 lie 128 seconds today. A subclass defines
-    :meth:`frequencies`, :meth:`reset_parameters` and :meth:`forward`.
+    Times are int64 or float64: between neighbouring numbers of float32 lie 128 seconds today. Differences of int64 are
+    exact, and so are kernels of the difference; an encoding rounds nanoseconds since 1970 to 256 of them, so that a
+    near time is better subtracted first. A subclass defines :meth:`frequencies`, :meth:`reset_parameters` and
+    :meth:`forward`.
 
     Args:
         channels: Width of an encoding :math:`C`.
@@ -82,7 +84,7 @@ class TimeEncoding(nn.Module):
             TypeError: If a time is not of int64 or float64.
             ValueError: If a time is NaN or infinite (on the CPU).
         """
-        t, s = torch.broadcast_tensors(t, s)
+        t, s = torch.broadcast_tensors(check_times("t", t), check_times("s", s))
         encoded = self(torch.stack([t, s]))  # one call, so that drawn frequencies serve both
         return (encoded[0] * encoded[1]).sum(dim=-1)
 

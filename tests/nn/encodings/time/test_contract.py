@@ -173,6 +173,8 @@ def test_bad_times(name: str) -> None:
     encoding = ALL[name]()
     with pytest.raises(TypeError, match="is a list; expected a Tensor of times, int64 or float64"):
         encoding([1])
+    with pytest.raises(TypeError, match="s is a float; expected a Tensor of times"):
+        encoding.kernel(torch.zeros(1).double(), 0.0)
     for dtype in (torch.float32, torch.int32, torch.bool):
         with pytest.raises(TypeError, match=rf"t has dtype {dtype}; expected int64 or float64, which do not round"):
             encoding(torch.ones(2, dtype=dtype))
