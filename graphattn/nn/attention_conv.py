@@ -105,6 +105,10 @@ class AttentionConv(MessagePassing):
         True
         >>> AttentionConv(16, 8, hops=3, decay=0.5, learn_decay=True).decay.tolist()
         [0.5]
+        >>> from graphattn.nn.encodings.time import BochnerEncoding
+        >>> timed = AttentionConv(16, 8, time_encoding=BochnerEncoding(4))
+        >>> timed(x, edge_index, edge_time=torch.tensor([60, 3, 9])).shape
+        torch.Size([3, 8])
 
     Reference:
         Shi et al., 2021 (dot); Veličković et al., 2018 (gat); Brody et al., 2022 (gatv2); Roffo et al., "Infinite
