@@ -11,8 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 from torch_geometric.data import TemporalData
 from torch_geometric.explain import Explainer, GNNExplainer
 
@@ -376,18 +374,6 @@ def test_repr_state_and_copies() -> None:
     conv.reset_parameters()
     assert not torch.equal(conv(x, SQUARE.edge_index, edge_time, edge_attr), expected)
     assert torch.equal(conv.time_encoding.weight, frequencies)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_runs_on_cuda(mode: str) -> None:
-    conv = make(mode).float()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        parameters = {name: torch.empty(p.shape, device="cuda") for name, p in conv.named_parameters()}
-        x, edge_attr = torch.empty(8, WIDTH, device="cuda"), torch.empty(11, EDGE_DIM, device="cuda")
-        edge_index = torch.empty(2, 11, dtype=torch.long, device="cuda")
-        edge_time = torch.empty(11, dtype=torch.long, device="cuda")
-        out = functional_call(conv, parameters, (x, edge_index, edge_time, edge_attr))
-    assert out.device.type == "cuda"
 
 
 @pytest.mark.parametrize(
