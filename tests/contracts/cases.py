@@ -116,9 +116,7 @@ def nodes(n: int, e: int) -> Inputs:
 
 def heads(*names: str, of_edges: bool = False) -> Callable[[int, int], Inputs]:
     """Vectors of every head of every node, or values of every head of every edge."""
-    return lambda n, e: {
-        name: torch.randn((e, HEADS) if of_edges else (n, HEADS, OUT)).double() for name in names
-    }
+    return lambda n, e: {name: torch.randn((e, HEADS) if of_edges else (n, HEADS, OUT)).double() for name in names}
 
 
 def edge_attr(n: int, e: int) -> Inputs:
@@ -320,7 +318,9 @@ CASES: dict[str, Case] = {
         (*GRAPH, edge_weight),
     ),
     "pagerank": Case(
-        diffusion.pagerank, lambda: Function(over_edges(diffusion.pagerank), teleport=0.4, hops=3), (*GRAPH, edge_weight)
+        diffusion.pagerank,
+        lambda: Function(over_edges(diffusion.pagerank), teleport=0.4, hops=3),
+        (*GRAPH, edge_weight),
     ),
     "heat": Case(diffusion.heat, lambda: Function(over_edges(diffusion.heat), radius=1.0), (*GRAPH, edge_weight)),
     "rerank-conv": Case(RerankConv, partial(RerankConv, "row"), (*GRAPH, edge_weight, one_graph)),
@@ -349,9 +349,7 @@ CASES: dict[str, Case] = {
     ),
     "hyper": Case(HyperAttention, partial(HyperAttention, WIDTH, OUT, 3), BATCH),
     "hyper-feature": Case(HyperFeatureAttention, partial(HyperFeatureAttention, WIDTH, OUT, rank=3), BATCH),
-    "cooccurrence": Case(
-        CooccurrenceAttention, lambda: CooccurrenceAttention(_counts(), heads=HEADS), (ids, *BATCH)
-    ),
+    "cooccurrence": Case(CooccurrenceAttention, lambda: CooccurrenceAttention(_counts(), heads=HEADS), (ids, *BATCH)),
     # Parts of networks
     "transformer-layer": Case(
         GraphTransformerLayer,
@@ -402,7 +400,9 @@ CASES: dict[str, Case] = {
     "graph-head": Case(
         models.GraphHead, lambda: models.GraphHead(_net(num_layers=1), OUT, 1), (*GRAPH, batch, num_graphs)
     ),
-    "link-head": Case(models.LinkHead, lambda: models.LinkHead(_net(num_layers=1), OUT, decoder="mlp"), (*GRAPH, pairs)),
+    "link-head": Case(
+        models.LinkHead, lambda: models.LinkHead(_net(num_layers=1), OUT, decoder="mlp"), (*GRAPH, pairs)
+    ),
     **{
         f"peer-{conv}": Case(
             models.MessagePassingNet,
@@ -439,9 +439,7 @@ CASES: dict[str, Case] = {
     "spmm": Case(ops.spmm, lambda: Function(ops.spmm), (heads("weights", of_edges=True), heads("x"), edges, num_rows)),
     "edge-scores": Case(ops.edge_scores, lambda: Function(edge_distance), (heads("q", "k"), edges)),
     # Retrieval
-    "expand-query": Case(
-        retrieval.expand_query, lambda: Function(retrieval.expand_query), (heads_of_lists,)
-    ),
+    "expand-query": Case(retrieval.expand_query, lambda: Function(retrieval.expand_query), (heads_of_lists,)),
 }
 
 # Runs #################################################################################################################

@@ -101,7 +101,9 @@ class Crossings(TorchDispatchMode):
 
     def _note(self, func: Any, args: Any, kwargs: Any, any_there: bool, here: list[Tensor]) -> None:
         if func in (_aten._to_copy.default, _aten.copy_.default):
-            source, wanted = (args[1], args[0].device) if func is _aten.copy_.default else (args[0], kwargs.get("device"))
+            source, wanted = (
+                (args[1], args[0].device) if func is _aten.copy_.default else (args[0], kwargs.get("device"))
+            )
             if wanted is not None and source.dim() and (torch.device(wanted) == DEVICE) != _is_there(source):
                 self.copies.add(_caller())
             return

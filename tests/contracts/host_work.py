@@ -95,9 +95,7 @@ HOST_WORK: dict[str, Work] = {
         estimator.__name__: Work(estimator, partial(_select, estimator))
         for estimator in (selection.ECFS, selection.ILFS, selection.InfFS, selection.InfFSSupervised)
     },
-    **{
-        name: Work(getattr(retrieval, name), partial(_rerank, make)) for name, make in _METHODS.items()
-    },
+    **{name: Work(getattr(retrieval, name), partial(_rerank, make)) for name, make in _METHODS.items()},
     **{
         f"{name}-gallery": Work(getattr(retrieval, name), partial(_rerank, partial(_METHODS[name], scope="gallery")))
         for name in _OVER_GALLERY

