@@ -51,8 +51,6 @@ class Case:
         make: Builds a module whose inputs are named tensors and numbers.
         inputs: Parts of the inputs, each made for so many nodes and edges; floating-point ones are of float64.
         also: Further public objects that the case stands for.
-        main: Whether the case is run by default; the others, further options of an object that has a main case, are
-            marked slow where they take long.
         dtype: The widest dtype that it works in.
     """
 
@@ -60,7 +58,6 @@ class Case:
     make: Callable[[], nn.Module]
     inputs: tuple[Callable[[int, int], Inputs], ...]
     also: tuple[Any, ...] = ()
-    main: bool = True
     dtype: torch.dtype = torch.float64
 
     def build(self) -> nn.Module:
@@ -250,9 +247,9 @@ class Appended(nn.Module):
         super().__init__()
         self.virtual_node = VirtualNode(WIDTH)
 
-    def forward(self, **inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, **inputs: Any) -> tuple[Any, ...]:
         x, A, graph = self.virtual_node(**inputs)
-        return x, A.edge_index, graph
+        return x, A.edge_index, A.edge_type, graph
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
@@ -275,17 +272,16 @@ CASES: dict[str, Case] = {
     "conv-gat": Case(AttentionConv, partial(_full_conv, score="gat"), (*GRAPH, edge_attr), also=(GAT,)),
     "conv-gatv2": Case(AttentionConv, partial(_full_conv, score="gatv2"), (*GRAPH, edge_attr), also=(GATv2,)),
     **{
-        f"conv-{kind}": Case(AttentionConv, partial(_conv, normalize=kind), GRAPH, main=False)
+        f"conv-{kind}": Case(AttentionConv, partial(_conv, normalize=kind), GRAPH)
         for kind in ("row", "symmetric", "sigmoid", "sinkhorn", "relu_frobenius", "none")
     },
-    "conv-hops": Case(AttentionConv, partial(_conv, hops=3, learn_decay=True), GRAPH, main=False),
+    "conv-hops": Case(AttentionConv, partial(_conv, hops=3, learn_decay=True), GRAPH),
     "conv-all-hops": Case(AttentionConv, partial(_conv, hops=math.inf, learn_decay=True), GRAPH),
-    "conv-rotary": Case(AttentionConv, lambda: _conv(rotary=RotaryEncoding(OUT)), (*GRAPH, pos), main=False),
+    "conv-rotary": Case(AttentionConv, lambda: _conv(rotary=RotaryEncoding(OUT)), (*GRAPH, pos)),
     "conv-time": Case(
         AttentionConv,
         lambda: _conv(edge_dim=EDGE_DIM, time_encoding=time.TGATEncoding(4)),
         (*GRAPH, edge_attr, edge_time),
-        main=False,
     ),
     "temporal-conv": Case(
         TemporalAttentionConv,
@@ -296,16 +292,15 @@ CASES: dict[str, Case] = {
         TemporalAttentionConv,
         lambda: TemporalAttentionConv(WIDTH, OUT, time.TGATEncoding(5), edge_dim=EDGE_DIM, mode="map"),
         (*GRAPH, edge_time, edge_attr),
-        main=False,
     ),
     # Diffusion
     "diffusion-ppr": Case(DiffusionConv, partial(_diffusion, hops=3, learn_decay=True), (*GRAPH, edge_weight)),
     "diffusion-ppr-all": Case(
         DiffusionConv, partial(_diffusion, hops=math.inf, learn_decay=True), (*GRAPH, edge_weight)
     ),
-    "diffusion-sgc": Case(DiffusionConv, partial(_diffusion, kernel="sgc", hops=2), GRAPH, main=False),
-    "diffusion-katz": Case(DiffusionConv, partial(_diffusion, kernel="katz", hops=3), GRAPH, main=False),
-    "diffusion-katz-all": Case(DiffusionConv, partial(_diffusion, kernel="katz", hops=math.inf), GRAPH, main=False),
+    "diffusion-sgc": Case(DiffusionConv, partial(_diffusion, kernel="sgc", hops=2), GRAPH),
+    "diffusion-katz": Case(DiffusionConv, partial(_diffusion, kernel="katz", hops=3), GRAPH),
+    "diffusion-katz-all": Case(DiffusionConv, partial(_diffusion, kernel="katz", hops=math.inf), GRAPH),
     "diffusion-heat": Case(DiffusionConv, partial(_diffusion, kernel="heat"), (*GRAPH, edge_weight)),
     "neumann": Case(
         diffusion.neumann,
@@ -331,10 +326,10 @@ CASES: dict[str, Case] = {
     "nystrom": Case(attend.NystromAttention, partial(attend.NystromAttention, WIDTH, HEADS, num_landmarks=2), BATCH),
     "primal": Case(attend.PrimalAttention, partial(attend.PrimalAttention, WIDTH, HEADS, low_rank=2), BATCH),
     "infsa": Case(attend.InfSA, partial(attend.InfSA, WIDTH, HEADS, hops=3), BATCH),
-    "infsa-all": Case(attend.InfSA, partial(attend.InfSA, WIDTH, HEADS, hops=math.inf), BATCH, main=False),
+    "infsa-all": Case(attend.InfSA, partial(attend.InfSA, WIDTH, HEADS, hops=math.inf), BATCH),
     "linear-infsa": Case(attend.LinearInfSA, partial(attend.LinearInfSA, WIDTH, HEADS, steps=2), BATCH),
     **{
-        f"{name}-causal": Case(method, partial(method, WIDTH, HEADS, causal=True), BATCH, main=False)
+        f"{name}-causal": Case(method, partial(method, WIDTH, HEADS, causal=True), BATCH)
         for name, method in {
             "softmax": attend.SoftmaxAttention,
             "linear": attend.LinearAttention,
@@ -383,7 +378,7 @@ CASES: dict[str, Case] = {
     },
     # Networks
     "attention-net": Case(AttentionNet, partial(_net, norm="layer", edge_dim=EDGE_DIM), (*GRAPH, edge_attr)),
-    "attention-net-hops": Case(AttentionNet, partial(_net, hops=3, residual=True, jump="cat"), GRAPH, main=False),
+    "attention-net-hops": Case(AttentionNet, partial(_net, hops=3, residual=True, jump="cat"), GRAPH),
     "graph-transformer": Case(models.GraphTransformer, partial(models.GraphTransformer, WIDTH, WIDTH, OUT, 1), GRAPH),
     "inf-diffusion-net": Case(
         models.InfDiffusionNet, partial(models.InfDiffusionNet, WIDTH, WIDTH, OUT, label_input=True), (*GRAPH, labels)
@@ -392,7 +387,6 @@ CASES: dict[str, Case] = {
         models.InfDiffusionNet,
         partial(models.InfDiffusionNet, WIDTH, WIDTH, OUT, affinity="learned", heads=HEADS),
         GRAPH,
-        main=False,
     ),
     "contextual-encoder": Case(
         models.ContextualEncoder, partial(models.ContextualEncoder, WIDTH, 8, depth=1, heads=HEADS), (lists,)
@@ -408,7 +402,6 @@ CASES: dict[str, Case] = {
             models.MessagePassingNet,
             partial(models.MessagePassingNet, conv, WIDTH, WIDTH, OUT),
             GRAPH,
-            main=conv == "gcn",
         )
         for conv in ("gcn", "sage", "gat", "gatv2")
     },

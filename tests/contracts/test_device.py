@@ -1,4 +1,4 @@
-"""Devices without one at hand: nothing mixes host and device, and what is read back or copied is listed with its reason.
+"""Devices without one at hand: nothing mixes host and device, and what is read or copied is listed with its reason.
 
 Whatever reads nothing can also be captured as a CUDA graph.
 """
@@ -84,6 +84,7 @@ REASONS = {
     "selection.latent.tokens": "cuts of the features are found column by column",
 }
 
+_PYG = {"models.peers.forward"}
 _SOLVED = {"diffusion.resolvent.resolvent"}
 _SOLVER = {f"diffusion.solvers.{name}" for name in ("_any", "_balanced", "_forget", "solve_system")}
 _LISTS = {
@@ -115,9 +116,7 @@ _COMMON = {
 READS: dict[str, set[str]] = {
     **dict.fromkeys(("conv-all-hops", "diffusion-ppr-all", "diffusion-katz-all", "resolvent", "infsa-all"), _SOLVED),
     **dict.fromkeys(("inf-diffusion-net", "inf-diffusion-net-learned"), _SOLVED),
-    **dict.fromkeys(
-        ("peer-gcn", "peer-gat", "peer-gatv2", "peer-appnp", "peer-gps", "peer-sgformer"), {"models.peers.forward"}
-    ),
+    **dict.fromkeys(("peer-gcn", "peer-gat", "peer-gatv2", "peer-appnp", "peer-gps", "peer-sgformer"), _PYG),
     "heat": {"diffusion.heat.heat"},
     "random-walk": {"nn.encodings.inputs.unit_blocks"},
     "candidate-graph": _JOINED,

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 
 import graphattn.models
 from graphattn.models import AttentionNet, GraphHead, LinkHead, SGFormerNet, from_config
@@ -116,20 +114,6 @@ def test_low_precision(name: str) -> None:
 
 
 # Without a batch, whose padding reads the sizes of its graphs.
-@pytest.mark.parametrize("name", ["attention", "attention-frobenius", "diffusion", "transformer"])
-def test_fake_cuda(name: str) -> None:
-    net = ALL[name]()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = {key: torch.empty(v.shape, dtype=v.dtype, device="cuda") for key, v in net.state_dict().items()}
-        inputs = {
-            key: torch.empty(v.shape, dtype=torch.float32 if v.is_floating_point() else v.dtype, device="cuda")
-            for key, v in inputs_of(net, *GRAPHS[2]).items()
-        }
-        out = functional_call(net, fake, (), inputs)
-    assert out.device.type == "cuda"
-    assert out.shape == (5, OUT)
-
-
 def test_infinity_becomes_a_word() -> None:
     config = AttentionNet(3, 4, 2, hops=math.inf).config
     assert config["hops"] == "inf"

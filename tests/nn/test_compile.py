@@ -31,12 +31,11 @@ def _inputs(num_nodes: int, num_edges: int, edges: str, with_edge_attr: bool) ->
 @pytest.mark.parametrize(
     ("edges", "full"),
     [
-        ("tensor", True),
         ("affinity", False),
         pytest.param("tensor", False, marks=pytest.mark.slow),
         pytest.param("affinity", True, marks=pytest.mark.slow),
     ],
-    ids=["tensor-full", "affinity-plain", "tensor-plain", "affinity-full"],
+    ids=["affinity-plain", "tensor-plain", "affinity-full"],
 )
 @pytest.mark.parametrize("score", SCORE_NAMES)
 def test_compiled_equals_eager(score: str, edges: str, full: bool) -> None:
