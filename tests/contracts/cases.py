@@ -323,11 +323,13 @@ CASES: dict[str, Case] = {
     "softmax": Case(attend.SoftmaxAttention, partial(attend.SoftmaxAttention, WIDTH, HEADS), BATCH),
     "linear": Case(attend.LinearAttention, partial(attend.LinearAttention, WIDTH, HEADS), BATCH),
     "performer": Case(attend.PerformerAttention, partial(attend.PerformerAttention, WIDTH, HEADS), BATCH),
-    "nystrom": Case(attend.NystromAttention, partial(attend.NystromAttention, WIDTH, HEADS, num_landmarks=2), BATCH),
+    "nystrom": Case(
+        attend.NystromAttention, partial(attend.NystromAttention, WIDTH, HEADS, num_landmarks=2, iterations=2), BATCH
+    ),
     "primal": Case(attend.PrimalAttention, partial(attend.PrimalAttention, WIDTH, HEADS, low_rank=2), BATCH),
     "infsa": Case(attend.InfSA, partial(attend.InfSA, WIDTH, HEADS, hops=3), BATCH),
     "infsa-all": Case(attend.InfSA, partial(attend.InfSA, WIDTH, HEADS, hops=math.inf), BATCH),
-    "linear-infsa": Case(attend.LinearInfSA, partial(attend.LinearInfSA, WIDTH, HEADS, steps=2), BATCH),
+    "linear-infsa": Case(attend.LinearInfSA, partial(attend.LinearInfSA, WIDTH, HEADS), BATCH),
     **{
         f"{name}-causal": Case(method, partial(method, WIDTH, HEADS, causal=True), BATCH)
         for name, method in {

@@ -88,7 +88,7 @@ def _most(found: Tensor, reference: Tensor, truth: Tensor) -> list[Tensor]:
     return [x[kept] for x in (found, reference, truth)]
 
 
-# Whose sums over many alike neighbours stay in the range of float16; the scores of AttentionConv have a test of their own.
+# Whose sums over many alike neighbours stay in the range of float16; the scores have a test in tests/nn.
 _OVER_HUBS = (
     "conv-row",
     "conv-symmetric",
