@@ -22,7 +22,6 @@ QUICK = {
     "diffusion-ppr",
     "rerank-conv",
     "softmax",
-    "nystrom",
     "primal",
     "linear-infsa",
     "cooccurrence",
