@@ -118,5 +118,7 @@ def softmax_(scores: Tensor, pattern: Pattern) -> None:
 
 def softmax_backward_(grad: Tensor, weights: Tensor, pattern: Pattern) -> None:
     """Turn the gradient of the weights into that of their scores, in place."""
+    if grad.numel() == 0:
+        return
     shift = row_sums(weights * grad, pattern)
     grad.sub_(pattern.spread(shift)).mul_(weights)
