@@ -1,4 +1,7 @@
-"""Fixtures that every test shares. Seeds are fixed; torch's thread count is left as the machine set it."""
+"""Fixtures that every test shares, and how many processes share the tests, if there are several.
+
+Seeds are fixed. One process leaves torch's thread count as the machine set it; several divide the cores among them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,25 @@ import os
 import random
 from collections.abc import Iterator
 
+import psutil
+
+_WORKER_BYTES = 3 * 2**30  # what a worker holds at most, with the processes that its tests start
+_MAX_WORKERS = 16  # more would spend longer on importing and collecting than on their share of the tests
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# Each worker of pytest-xdist is told how many there are. Like the next ones it is read when torch loads its OpenMP
+# library, so these lines stand before that import.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _threads = max(1, _cores() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
+
 # OpenMP threads that spin while they wait for a core that another process holds made small kernels a hundred times
-# slower on a busy machine. It is read when torch loads its OpenMP library, so it stands before that import.
+# slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # torch's cache of compiled graphs raises KeyError on some graphs with dynamic sizes (pytorch/pytorch#127970), and what
@@ -29,6 +49,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings",
         "ignore:`torch.jit.script` is deprecated. Please switch to `torch.compile` or `torch.export`.:FutureWarning",
     )
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return what ``-n auto`` means: a worker for each core, as far as the free memory goes."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # pytest-xdist reads it
+    return max(1, min(_cores(), psutil.virtual_memory().available // _WORKER_BYTES, _MAX_WORKERS))
 
 
 @pytest.fixture(autouse=True)
