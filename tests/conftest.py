@@ -9,25 +9,8 @@ import os
 import random
 from collections.abc import Iterator
 
-import psutil
-
-_WORKER_BYTES = 3 * 2**30  # what a worker holds at most, with the processes that its tests start
-_MAX_WORKERS = 16  # more would spend longer on importing and collecting than on their share of the tests
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# Each worker of pytest-xdist is told how many there are. Like the next ones it is read when torch loads its OpenMP
-# library, so these lines stand before that import.
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    _threads = max(1, _cores() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
-
 # OpenMP threads that spin while they wait for a core that another process holds made small kernels a hundred times
-# slower on a busy machine.
+# slower on a busy machine. It is read when torch loads its OpenMP library, so it stands before that import.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # torch's cache of compiled graphs raises KeyError on some graphs with dynamic sizes (pytorch/pytorch#127970), and what
@@ -35,8 +18,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
 
 import numpy as np
+import psutil
 import pytest
 import torch
+
+_WORKER_BYTES = 3 * 2**30  # what a worker holds at most, with the processes that its tests start
+_MAX_WORKERS = 16  # more would spend longer on importing and collecting than on their share of the tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,12 +38,26 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
+# Nobody asks for what follows where pytest-xdist is not installed.
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """Return what ``-n auto`` means: a worker for each core, as far as the free memory goes."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # pytest-xdist reads it
     return max(1, min(_cores(), psutil.virtual_memory().available // _WORKER_BYTES, _MAX_WORKERS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[object]) -> None:
+    """Divide the cores among the workers, which are started with the environment of this process."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // len(specs))))
 
 
 @pytest.fixture(autouse=True)

@@ -384,13 +384,13 @@ def test_repr() -> None:
 
 
 # All but these are slow.
-QUICKLY_COMPILED = {("softmax", 3), ("symmetric", None)}
+QUICK = {("softmax", 3), ("symmetric", None)}
 
 
 @pytest.mark.parametrize(
     ("kind", "heads"),
     [
-        pytest.param(kind, heads, marks=() if (kind, heads) in QUICKLY_COMPILED else pytest.mark.slow)
+        pytest.param(kind, heads, marks=() if (kind, heads) in QUICK else pytest.mark.slow)
         for kind in ("row", "softmax", "symmetric", "relu_frobenius")
         for heads in (None, 3)
     ],

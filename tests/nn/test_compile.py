@@ -27,13 +27,14 @@ def _inputs(num_nodes: int, num_edges: int, edges: str, with_edge_attr: bool) ->
     return torch.randn(num_nodes, WIDTH).double(), edge_index, edge_attr
 
 
-# Slow are all but a learned score with everything, and the simplest without.
+# All but these are slow: a score with weights of its own and all there is, and the plainest.
+QUICK = {("gatv2", "tensor", True), ("dot", "affinity", False)}
 CASES = [
     pytest.param(
         score,
         edges,
         full,
-        marks=() if (score, edges, full) in {("gatv2", "tensor", True), ("dot", "affinity", False)} else pytest.mark.slow,
+        marks=() if (score, edges, full) in QUICK else pytest.mark.slow,
         id=f"{score}-{edges}-{'full' if full else 'plain'}",
     )
     for score in SCORE_NAMES
