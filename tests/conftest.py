@@ -5,6 +5,7 @@ Seeds are fixed. One process leaves torch's thread count as the machine set it; 
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -36,6 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings",
         "ignore:`torch.jit.script` is deprecated. Please switch to `torch.compile` or `torch.export`.:FutureWarning",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collection pass over the modules and tests, millions of objects that are there to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 # Nobody asks for what follows where pytest-xdist is not installed.
