@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphattn._optional import require
-from graphattn.ops import csr, reference, scatter
+from graphattn.ops import csr, reference, scatter, triton
 from graphattn.ops.inputs import (
     as_layout,
     check_device,
@@ -23,7 +23,7 @@ from graphattn.ops.inputs import (
 )
 from graphattn.ops.layout import Layout, check_edge_index, check_range
 
-_MODULES: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter}
+_MODULES: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter, "triton": triton}
 BACKENDS = ("auto", *_MODULES)
 _SMALL = 1 << 20  # edges x heads x channels of a graph that is gathered faster than it is sorted
 
