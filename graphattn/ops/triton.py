@@ -22,25 +22,36 @@ MAX_CHANNELS = 256
 SEGMENT = 1024
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# Channels of a tile are the next of these; its neighbours follow from the values that a program holds of each operand.
+# Channels of a tile are the next of these; its neighbours follow from the values that a program holds of each operand,
+# in half and in single precision, as many as no kernel spills.
 BLOCK_CHANNELS = (32, 64, 128, 256)
-TILES = {"forward": 1024, "backward_rows": 512, "backward_columns": 512, "products": 1024}
+TILES = {"forward": (1024, 512), "backward_rows": (512, 512), "backward_columns": (512, 512), "products": (1024, 1024)}
 _CHUNK = 64  # channels that products and combine take at a time
 NUM_WARPS = 1
+_PROGRAMS = 2**31  # of one launch, and indices of 32 bits
 _UNIT = 8  # channels: 16 bytes of half precision
 
 Csc = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def refusal(device: torch.device, dtype: torch.dtype, channels: int) -> str | None:
+def refusal(device: torch.device, inputs: Sequence[Tensor], channels: int) -> str | None:
     """Say why the kernels cannot serve a call, or return ``None``."""
-    if device.type != "cuda" and not _interpreted():
-        return f"serves CUDA tensors only, but the inputs are on {device}"
-    if dtype not in DTYPES and not _interpreted():
-        return f"serves float32, bfloat16 and float16, but the inputs are {dtype}"
     if channels > MAX_CHANNELS:
         return f"serves at most {MAX_CHANNELS} channels per head, but the inputs have {channels}"
-    return None
+    if _interpreted():
+        return None
+    if device.type != "cuda":
+        return f"serves CUDA tensors only, but the inputs are on {device}"
+    other = [x.dtype for x in inputs if x.dtype not in DTYPES]
+    return f"serves float32, bfloat16 and float16, but an input is {other[0]}" if other else None
+
+
+def serves(layout: Layout, inputs: Sequence[Tensor], heads: int, channels: int) -> bool:
+    """Tell whether ``auto`` is to choose the kernels: where they can serve, with indices of 32 bits."""
+    if not is_available("triton") or refusal(layout.edge_index.device, inputs, channels) is not None:
+        return False
+    programs = (max(layout.num_rows, layout.num_cols) + 2 * layout.num_edges // SEGMENT) * heads
+    return max(programs, layout.num_edges) < _PROGRAMS
 
 
 def _interpreted() -> bool:
@@ -51,13 +62,15 @@ def _interpreted() -> bool:
 # Launching ###########################################################################################################
 
 
-def tile(kernel: str, channels: int) -> dict[str, int]:
+def tile(kernel: str, channels: int, itemsize: int) -> dict[str, int]:
     """Choose the block sizes of a kernel for heads of some width."""
     if kernel in ("products", "combine"):
         width = _CHUNK
     else:
         width = next(block for block in BLOCK_CHANNELS if block >= channels)
-    return {"BLOCK_C": width} | ({} if kernel == "combine" else {"BLOCK_E": TILES[kernel] // width})
+    if kernel == "combine":
+        return {"BLOCK_C": width}
+    return {"BLOCK_C": width, "BLOCK_E": TILES[kernel][itemsize > 2] // width}
 
 
 def _ready(x: Tensor) -> Tensor:
@@ -100,8 +113,8 @@ class _Launch:
         self.pointer, self.index, self.heads = pointer, index, heads
         self.num_rows = pointer.numel() - 1
         self.segment_row, self.segment_start, self.num_segments = _segments(pointer, index.numel())
-        if (self.num_rows + self.num_segments) * heads >= 2**31:
-            raise ValueError(f"backend 'triton' has no more than 2^31 programs, fewer than {self.num_rows} x {heads}")
+        if (self.num_rows + self.num_segments) * heads >= _PROGRAMS:
+            raise ValueError(f"backend 'triton' has 2^31 programs at most, but the graph needs {self.num_rows} x {heads}")
 
     def parts(self, like: Tensor, width: int | None = None) -> Tensor:
         """Make room for what segments leave behind: one row each."""
@@ -123,7 +136,7 @@ class _Launch:
             segment=SEGMENT,
             heads=self.heads,
             **numbers,
-            **tile(kernel, channels),
+            **tile(kernel, channels, dtype.itemsize),
             ACC=kernels.tl.float64 if dtype == torch.float64 else kernels.tl.float32,
             num_warps=NUM_WARPS,
         )
@@ -146,7 +159,7 @@ class _Launch:
             heads=self.heads,
             units=part.size(2) // _UNIT,
             weighted=int(part_lse is not None),
-            **tile("combine", _CHUNK),
+            **tile("combine", _CHUNK, part.element_size()),
             ACC=kernels.tl.float64 if part.dtype == torch.float64 else kernels.tl.float32,
             num_warps=NUM_WARPS,
         )
@@ -570,8 +583,8 @@ def attention(
     slots = None if bias is None else _to_slots(bias, layout).to(_wide(v))
     if edge_attr is not None and edge_proj is not None:
         # q . (W e) = (W^T q) . e: only the raw features are read, as the columns of the target-by-edge pattern.
-        rows = _padded(torch.einsum("nhc,hcd->nhd", q, edge_proj))
-        features = _padded(edge_attr).unsqueeze(1)
+        rows = _padded(torch.einsum("nhc,hcd->nhd", q.to(_wide(q)), edge_proj.to(_wide(q))))
+        features = _padded(edge_attr.to(_wide(q))).unsqueeze(1)
         term = scale * triton_sddmm(rows, features, *_pattern(layout.incidence(), features))
         slots = term if slots is None else slots + term
     return _attend(q, k, v, None, slots, layout, scale, 0.0, dropout, edge_attr, edge_proj, return_weights)
@@ -613,8 +626,8 @@ def _attend(
     out = out[..., : v.size(2)]
     if edge_attr is not None and edge_proj is not None:
         # sum P (W e) = W (sum P e), the other half of the same linearity.
-        features = _padded(edge_attr).unsqueeze(1)
+        features = _padded(edge_attr.to(_wide(v))).unsqueeze(1)
         scaled = weights if seed is None else weights * kept
         sums = triton_spmm(scaled, features, *_pattern(layout.incidence(), features))[..., : edge_attr.size(1)]
-        out = out + torch.einsum("nhd,hcd->nhc", sums, edge_proj)
+        out = out + torch.einsum("nhd,hcd->nhc", sums, edge_proj.to(_wide(v)))
     return out, _to_edges(weights, layout) if return_weights else None
