@@ -294,7 +294,7 @@ class AttentionConv(MessagePassing):
         return_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Score, normalize and propagate in the fused kernels."""
-        q, k, v, _ = projected
+        q, k, v, e = projected
         dropout = self.dropout if self.training else 0.0
         if self.normalize != "softmax":
             alpha = self._normalized(self._scores(projected, layout), layout, prior, batch)
@@ -310,10 +310,19 @@ class AttentionConv(MessagePassing):
             options |= {"edge_attr": edge_attr, "edge_proj": self.score.edge_proj(edge_attr)}
         if self.score.kind == "dot":
             result = ops.edge_attention(q, k, v, layout, scale=self.score.scale, bias=bias, **options)
+        elif e is None and (fused := self._fused(q, k, v, layout)):
+            q, k, vector, slope = fused
+            result = ops.additive_attention(q, k, v, vector, layout, negative_slope=slope, bias=bias, **options)
         else:
             scores = self._scores(projected, layout)
             result = ops.edge_aggregate(scores if bias is None else scores + bias, v, layout, **options)
         return result if return_weights else (result, None)
+
+    def _fused(self, q: Any, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor, float] | None:
+        """The operands of an additive score that the backend computes inside its softmax."""
+        additive = self.score.additive(q, k)
+        fuses = additive is not None and ops.fuses_additive(self.backend, layout, *additive[:2], v)
+        return additive if fuses else None
 
     def _pass_messages(
         self,

@@ -115,6 +115,17 @@ class Score(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define edge(q_i, k_j, e_ij)")
 
+    def additive(self, q: Any, k: Tensor) -> tuple[Tensor, Tensor, Tensor, float] | None:
+        """Return q, k, vector and slope where the score without edge features is ``<vector, LeakyReLU(q_i + k_j)>``.
+
+        Such a score is fused with its softmax where the backend can; ``None`` leaves it to :meth:`edge`.
+
+        Args:
+            q: Queries as :meth:`project` returned them.
+            k: Keys as :meth:`project` returned them.
+        """
+        return None
+
     def lift(self, edge_attr: Tensor) -> Tensor:
         """Project edge features :math:`(*, D)` to heads and channels :math:`(*, H, C)`."""
         assert self.lin_edge is not None  # the layer has checked edge_dim
@@ -296,6 +307,11 @@ class GAT(Score):
             e = edge_attr @ torch.einsum("hcd,hc->dh", self.edge_proj(edge_attr), self.att_edge[0])
         return q, k, v, e
 
+    def additive(self, q: Tensor | None, k: Tensor) -> tuple[Tensor, Tensor, Tensor, float] | None:
+        if q is None or type(self).edge is not GAT.edge:
+            return None
+        return q.unsqueeze(-1), k.unsqueeze(-1), k.new_ones(self.heads, 1), self.negative_slope
+
     def edge(self, q_i: Tensor | None, k_j: Tensor, e_ij: Tensor | None) -> Tensor:
         total = k_j if q_i is None else q_i + k_j
         return F.leaky_relu(total if e_ij is None else total + e_ij, self.negative_slope)
@@ -353,6 +369,9 @@ class GATv2(Score):
         target = _given(x_dst, self)
         q = k if self.share_weights and target is x_src else self._split(self.lin_r(target))
         return q, k, k, edge_attr
+
+    def additive(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, float] | None:
+        return None if type(self).edge is not GATv2.edge else (q, k, self.att[0], self.negative_slope)
 
     def edge(self, q_i: Tensor, k_j: Tensor, e_ij: Tensor | None) -> Tensor:
         return (F.leaky_relu(self._add_lifted(q_i + k_j, e_ij), self.negative_slope) * self.att).sum(dim=-1)

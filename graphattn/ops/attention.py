@@ -65,7 +65,7 @@ def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Te
     check_sizes("k", k, heads=None if k.size(1) == 1 else q.size(1), channels=q.size(2))
     layout = as_layout(edge_index, q.size(0), k.size(0))
     check_device(layout, q=q, k=k)
-    module = _backend(backend, layout, q)
+    module = choose_backend(backend, layout, q)
     (q, k), dtype = _prepare(module)(q, k)
     with without_autocast(layout.edge_index.device):
         return module.sddmm(q, k, layout).to(dtype)
@@ -107,7 +107,7 @@ def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = 
     layout = as_layout(edge_index, num_rows, x.size(0))
     check_edges("weights", weights, layout, heads=None if x.size(1) == 1 else x.size(1))
     check_device(layout, weights=weights, x=x)
-    module = _backend(backend, layout, weights, x)
+    module = choose_backend(backend, layout, weights, x)
     (weights, x), dtype = _prepare(module)(weights, x)
     with without_autocast(layout.edge_index.device):
         return module.spmm(weights, x, layout).to(dtype)
@@ -155,7 +155,7 @@ def edge_softmax(scores: Tensor, edge_index: Any, *, num_rows: int | None = None
         layout = as_layout(edge_index, num_rows, None)
     check_edges("scores", scores, layout)
     check_device(layout, scores=scores)
-    module = _backend(backend, layout, scores)
+    module = choose_backend(backend, layout, scores)
     (scores,), dtype = _prepare(module)(scores)
     with without_autocast(layout.edge_index.device):
         return module.edge_softmax(scores, layout).to(dtype)
@@ -266,7 +266,7 @@ def edge_attention(
     check_sizes("v", v, channels=q.size(2) if edge_attr is not None else None)
     check_device(layout, q=q, k=k, v=v, bias=bias, edge_attr=edge_attr, edge_proj=edge_proj)
     scale = q.size(2) ** -0.5 if scale is None else scale
-    module = _backend(backend, layout, q, v)
+    module = choose_backend(backend, layout, q, v)
     keep = _keep(module, layout, q.size(1), dropout)
     (q, k, v, bias, edge_attr, edge_proj), dtype = _prepare(module)(q, k, v, bias, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
@@ -330,7 +330,7 @@ def edge_aggregate(
     check_edges("scores", scores, layout, heads=v.size(1))
     check_edge_features(edge_attr, edge_proj, layout, heads=v.size(1), channels=v.size(2))
     check_device(layout, scores=scores, v=v, edge_attr=edge_attr, edge_proj=edge_proj)
-    module = _backend(backend, layout, scores, v)
+    module = choose_backend(backend, layout, scores, v)
     keep = _keep(module, layout, v.size(1), dropout)
     (scores, v, edge_attr, edge_proj), dtype = _prepare(module)(scores, v, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
@@ -339,7 +339,7 @@ def edge_aggregate(
     return (out, weights.to(dtype)) if return_weights else out
 
 
-def _backend(name: str, layout: Layout, *inputs: Tensor) -> ModuleType:
+def choose_backend(name: str, layout: Layout, *inputs: Tensor) -> ModuleType:
     """Choose the module that computes on some inputs, of which the first has the heads and the last the channels."""
     device = layout.edge_index.device
     channels = max((x.size(2) for x in inputs if x.dim() == 3), default=1)

@@ -83,6 +83,11 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def _no_seed(like: Tensor) -> Tensor:
+    """Stand in for the seed; what a kernel does not read must still have its type, or another kernel is compiled."""
+    return like.new_empty(1, dtype=torch.int64)
+
+
 def _boost(dropout: float) -> float:
     """Factor of the weights that dropout keeps."""
     return 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
@@ -114,7 +119,9 @@ class _Launch:
         self.num_rows = pointer.numel() - 1
         self.segment_row, self.segment_start, self.num_segments = _segments(pointer, index.numel())
         if (self.num_rows + self.num_segments) * heads >= _PROGRAMS:
-            raise ValueError(f"backend 'triton' has 2^31 programs at most, but the graph needs {self.num_rows} x {heads}")
+            raise ValueError(
+                f"backend 'triton' runs at most 2^31 programs, but {self.num_rows} rows x {heads} heads came"
+            )
 
     def parts(self, like: Tensor, width: int | None = None) -> Tensor:
         """Make room for what segments leave behind: one row each."""
@@ -172,6 +179,10 @@ def _kernels() -> Any:
     return triton_kernels
 
 
+def _row_sums(edges: Tensor, rowptr: Tensor) -> Tensor:
+    return torch.segment_reduce(edges, "sum", offsets=rowptr.long(), axis=0, unsafe=True)
+
+
 # Operators ###########################################################################################################
 
 
@@ -207,9 +218,9 @@ def triton_attention(
         q,
         k,
         v,
-        q if vector is None else _ready(vector),
+        lse if vector is None else _ready(vector),
         lse if bias is None else bias.contiguous(),
-        rowptr if seed is None else seed,
+        _no_seed(v) if seed is None else seed,
         out,
         lse,
         edges,
@@ -235,7 +246,11 @@ def triton_attention(
     )
     launch.combine(part_out, out, part_lse, lse)
     if with_weights:
-        edges.sub_(lse.index_select(0, slot_rows(rowptr, col.numel()))).exp_()
+        rows = slot_rows(rowptr, col.numel())
+        edges.sub_(lse.index_select(0, rows)).exp_()
+        # The rounding of a log-sum-exp is common to its row and would not cancel in the gradient: divide it out.
+        total = _row_sums(edges, rowptr)
+        edges.div_(total.masked_fill_(total == 0, 1.0).index_select(0, rows))
     return out, lse, edges, kept
 
 
@@ -277,7 +292,7 @@ def triton_attention_backward(
     delta = (grad_out.to(wide) * out).sum(dim=2)
     if grad_weights is not None:
         grad_weights = grad_weights.contiguous()
-        delta += torch.segment_reduce(weights * grad_weights, "sum", offsets=rowptr.long(), axis=0, unsafe=True)
+        delta += _row_sums(weights * grad_weights, rowptr)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     additive = int(vector is not None)
     dvector = q.new_empty(q.size(0), heads, q.size(2) * additive, dtype=wide)
@@ -286,9 +301,9 @@ def triton_attention_backward(
         q,
         k,
         v,
-        q if vector is None else _ready(vector),
+        lse if vector is None else _ready(vector),
         lse if bias is None else bias.contiguous(),
-        rowptr if seed is None else seed,
+        _no_seed(v) if seed is None else seed,
         grad_out,
         delta if grad_weights is None else grad_weights,
         lse,
@@ -324,11 +339,11 @@ def triton_attention_backward(
 
 @triton_attention_backward.register_fake
 def _(
-    grad_out, grad_weights, q, k, v, vector, bias, seed, out, lse, weights, scale, slope, dropout, bias_grad, rowptr, col, colptr, row, slot
-):  # type: ignore[no-untyped-def]  # fmt: skip
+    grad_out, grad_weights, q, k, v, vector, bias, seed, out, lse, weights, scale, slope, dropout, bias_grad, *pattern
+):  # type: ignore[no-untyped-def]
     wide = _wide(v)
     dvector = q.new_empty(v.size(1), 0 if vector is None else q.size(2), dtype=wide)
-    dbias = q.new_empty(col.size(0) if bias_grad else 0, v.size(1), dtype=wide)
+    dbias = q.new_empty(pattern[1].size(0) if bias_grad else 0, v.size(1), dtype=wide)
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dvector, dbias
 
 
@@ -375,7 +390,7 @@ def triton_spmm(
     out = x.new_empty(rowptr.numel() - 1, launch.heads, x.size(2))
     unused = x.new_empty(out.shape[:2], dtype=_wide(x))
     part, part_lse = launch.parts(x, x.size(2)), launch.parts(x)
-    arrays = x, x, x, x, weights, rowptr, out, unused, unused, unused, part, part_lse, rowptr, col
+    arrays = x, x, x, unused, weights, _no_seed(x), out, unused, unused, unused, part, part_lse, rowptr, col
     launch.run("forward", *arrays, **_linear(x), value_heads=x.size(1), has_scores=0)
     launch.combine(part, out)
     return out
@@ -401,7 +416,8 @@ def triton_spmm_transposed(
     launch = _Launch(colptr, row, heads)
     out = x.new_empty(colptr.numel() - 1, heads, x.size(2))
     part_k, part = launch.parts(x, 0), launch.parts(x, x.size(2))
-    arrays = x, x, x, x, weights, colptr, x, weights, weights, weights, x, out, part_k, part, colptr, row, slot
+    given = x, x, x, weights, weights, _no_seed(x), x, weights, weights, weights
+    arrays = *given, x, out, part_k, part, colptr, row, slot
     launch.run("backward_columns", *arrays, **_linear(x), has_grad=0)
     launch.combine(part, out)
     return out
@@ -588,6 +604,21 @@ def attention(
         term = scale * triton_sddmm(rows, features, *_pattern(layout.incidence(), features))
         slots = term if slots is None else slots + term
     return _attend(q, k, v, None, slots, layout, scale, 0.0, dropout, edge_attr, edge_proj, return_weights)
+
+
+def additive_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    vector: Tensor,
+    layout: Layout,
+    slope: float,
+    bias: Tensor | None,
+    dropout: float,
+    return_weights: bool,
+) -> tuple[Tensor, Tensor | None]:
+    slots = None if bias is None else _to_slots(bias, layout)
+    return _attend(q, k, v, vector, slots, layout, 0.0, slope, dropout, None, None, return_weights)
 
 
 def _attend(

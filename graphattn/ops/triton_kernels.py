@@ -21,11 +21,14 @@ UNIT = tl.constexpr(8)
 
 # Numbers that must not make a new kernel when they happen to be 1 or a multiple of 16, and arrays that need not start
 # at a multiple of 16 bytes.
-_NUMBERS = (
-    "num_rows num_segments segment heads key_units value_units key_heads value_heads units additive linear "
-    "has_bias has_grad has_dropout has_scores weighted"
-).split()
-_ARRAYS = "pointer index slots segment_row segment_start seed bias scores kept lse delta grad_weights grad_bias".split()
+_NUMBERS = [
+    *("num_rows", "num_segments", "segment", "heads", "key_heads", "value_heads", "key_units", "value_units", "units"),
+    *("additive", "linear", "weighted", "has_bias", "has_grad", "has_dropout", "has_scores"),
+]
+_ARRAYS = [
+    *("pointer", "index", "slots", "segment_row", "segment_start", "seed"),
+    *("bias", "scores", "kept", "lse", "delta", "grad_weights", "grad_bias"),
+]
 _jit = triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_ARRAYS)
 
 
@@ -91,10 +94,9 @@ def _score(query, key, vector, additive, scale, slope):
 @triton.jit
 def _slope(own, others, vector, additive, scale, slope):
     """Differentiate the scores of one end of the pairs with a tile of others by the channels of the one."""
+    steep = others * scale
     if additive:
-        steep = tl.where(own + others > 0, 1.0, slope) * vector
-    else:
-        steep = others * scale
+        steep = tl.where(own + others > 0, vector, vector * slope)
     return steep
 
 
@@ -182,9 +184,7 @@ def forward(
             weight *= factor
             if has_scores:
                 tl.store(kept + _at(slot, heads, head), factor, mask=valid)
-        sums += weight[:, None] * _rows(
-            v, column, valid, value_heads, head % value_heads, value_units, BLOCK_C, ACC
-        )
+        sums += weight[:, None] * _rows(v, column, valid, value_heads, head % value_heads, value_units, BLOCK_C, ACC)
     divisor = tl.where((total == 0) | (linear != 0), 1.0, total)
     result = tl.sum(sums, axis=0) / divisor
     log_sum = top + tl.log(divisor)

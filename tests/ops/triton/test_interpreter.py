@@ -1,0 +1,20 @@
+"""Triton's interpreter cannot share a process with its compiler, so the tests of the kernels' results run in another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+
+def test_kernels_in_the_interpreter() -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-m", "pytest", "--tb=short", str(Path(__file__).parent / "in_interpreter.py")]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
