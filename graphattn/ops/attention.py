@@ -352,7 +352,8 @@ def choose_backend(name: str, layout: Layout, *inputs: Tensor) -> ModuleType:
     if name == "scatter":
         require("torch_scatter", "scatter")
     if name == "triton":
-        require("triton", "triton")
+        if not triton.installed():
+            require("triton", "triton")
         refusal = triton.refusal(device, inputs, channels)
         if refusal is not None:
             raise ValueError(f"backend 'triton' {refusal}; use 'auto'")

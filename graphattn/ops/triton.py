@@ -48,12 +48,22 @@ def refusal(device: torch.device, inputs: Sequence[Tensor], channels: int) -> st
 
 def serves(layout: Layout, inputs: Sequence[Tensor], heads: int, channels: int) -> bool:
     """Tell whether ``auto`` is to choose the kernels: where they can serve, with indices of 32 bits."""
-    if not is_available("triton") or refusal(layout.edge_index.device, inputs, channels) is not None:
+    if not installed() or refusal(layout.edge_index.device, inputs, channels) is not None:
         return False
     programs = (max(layout.num_rows, layout.num_cols) + 2 * layout.num_edges // SEGMENT) * heads
     return max(programs, layout.num_edges) < _PROGRAMS
 
 
+# Compiled code takes what these two return as it is while it is traced.
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def installed() -> bool:
+    """Tell whether Triton can be imported."""
+    return is_available("triton")
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _interpreted() -> bool:
     """Tell whether Triton runs its kernels in Python, where tensors of any device and dtype are served."""
     return is_available("triton") and bool(require("triton", "triton").knobs.runtime.interpret)
@@ -338,12 +348,10 @@ def triton_attention_backward(
 
 
 @triton_attention_backward.register_fake
-def _(
-    grad_out, grad_weights, q, k, v, vector, bias, seed, out, lse, weights, scale, slope, dropout, bias_grad, *pattern
-):  # type: ignore[no-untyped-def]
-    wide = _wide(v)
-    dvector = q.new_empty(v.size(1), 0 if vector is None else q.size(2), dtype=wide)
-    dbias = q.new_empty(pattern[1].size(0) if bias_grad else 0, v.size(1), dtype=wide)
+def _(grad_out, grad_weights, q, k, v, vector, bias, seed, out, lse, *rest):  # type: ignore[no-untyped-def]
+    _, _, _, _, bias_grad, _, col, *_ = rest
+    dvector = lse.new_empty(v.size(1), 0 if vector is None else q.size(2))
+    dbias = lse.new_empty(col.size(0) if bias_grad else 0, v.size(1))
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dvector, dbias
 
 

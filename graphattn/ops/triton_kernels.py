@@ -14,6 +14,9 @@ compiled per dtype and per power of two of channels. Widths come in units of eig
 store move 16 bytes.
 """
 
+# mypy: ignore-errors
+# (kernels are written in Triton's language, which has Python's grammar but types of its own)
+
 import triton
 import triton.language as tl
 

@@ -230,6 +230,52 @@ def test_double_backward_is_refused() -> None:
         grad.sum().backward()
 
 
+@pytest.mark.parametrize("op", ["attention_bias", "attention_edge_attr", "gatv2"])
+def test_compiled_equals_eager(op: str, reset_dynamo: None) -> None:
+    graph = GRAPHS["self_loops"]
+    table = {**OPS, **ADDITIVE}
+    inputs = table[op].inputs(graph)
+
+    def function(x: dict[str, Tensor], edges: Tensor) -> Any:
+        return table[op].call(x, Graph(edges, graph.num_rows, graph.num_cols), edges, backend="triton")
+
+    compiled = Op(
+        table[op].shapes, lambda x, _, edges: torch.compile(function, fullgraph=True, backend="aot_eager")(x, edges)
+    )
+    found, expected = run(compiled, inputs, graph), run(table[op], inputs, graph, backend="triton")
+    assert all(torch.equal(found[n], expected[n]) for n in expected)
+
+
+def _operators() -> list[tuple[str, tuple[Any, ...]]]:
+    """Every operator with and without its optional arguments."""
+    graph = GRAPHS["duplicates"]
+    layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
+    (rowptr, col, _), csc = layout.csr(), layout.csc()
+    none = (None, None, None)
+    q, k, v = (torch.randn(n, HEADS, c) for n, c in ((7, 8), (11, 8), (11, 16)))
+    bias, vector, seed = torch.randn(graph.num_edges, HEADS), torch.randn(HEADS, 8), torch.ones(1, dtype=torch.int64)
+    plain = (q, k, v, None, None, None, 0.5, 0.0, 0.0, False, rowptr, col)
+    full = (q, k, v, vector, bias, seed, 0.5, 0.2, 0.5, True, rowptr, col)
+    samples = [("triton_attention", (*plain, *none)), ("triton_attention", (*full, *csc))]
+    for x in (plain, full):
+        out, lse, weights, _ = torch.ops.graphattn.triton_attention(*x, *csc)
+        grads = (out, weights if x is full else None)
+        samples.append(
+            ("triton_attention_backward", (*grads, *x[:6], out, lse, weights, *x[6:9], x is full, *x[10:], *csc))
+        )
+    samples += [("triton_sddmm", (q, k, rowptr, col, *csc)), ("triton_spmm", (bias, v, rowptr, col, *none))]
+    return samples + [("triton_spmm_transposed", (bias, q, *csc, flag)) for flag in (False, True)]
+
+
+def test_every_operator_describes_itself() -> None:
+    registered = {n.split("::")[1] for n in torch._C._dispatch_get_all_op_names() if n.startswith("graphattn::triton")}
+    samples = _operators()
+    assert {name for name, _ in samples} == registered
+    for name, args in samples:
+        op = getattr(torch.ops.graphattn, name).default
+        torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
+
+
 @pytest.mark.parametrize("score", ["dot", "gat", "gatv2"])
 def test_layers_fuse_their_scores(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = GRAPHS["self_loops"]

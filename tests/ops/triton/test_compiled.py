@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphattn.ops import triton as backend
-from graphattn.ops.triton import BLOCK_CHANNELS, DTYPES, NUM_WARPS, tile
+from graphattn.ops.triton import BLOCK_CHANNELS, DTYPES, MAX_CHANNELS, NUM_WARPS, tile
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
@@ -135,10 +134,10 @@ def test_no_value_of_an_argument_makes_a_new_kernel(name: str) -> None:
         assert known, f"{name} takes {parameter.name}"
 
 
-@pytest.mark.parametrize("channels", range(1, 257))
-def test_every_width_has_a_block(channels: int) -> None:
+def test_every_width_has_a_block() -> None:
     for name in PER_WIDTH:
-        for itemsize in (2, 4):
-            block = tile(name, channels, itemsize)
-            assert block["BLOCK_C"] >= channels
-            assert block["BLOCK_E"] >= 1
+        for channels in range(1, MAX_CHANNELS + 1):
+            for itemsize in (2, 4):
+                block = tile(name, channels, itemsize)
+                assert block["BLOCK_C"] >= channels
+                assert block["BLOCK_E"] >= 1

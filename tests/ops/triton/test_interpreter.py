@@ -1,4 +1,4 @@
-"""Triton's interpreter cannot share a process with its compiler, so the tests of the kernels' results run in another."""
+"""Triton's interpreter cannot share a process with its compiler, so what the kernels compute is tested in another."""
 
 from __future__ import annotations
 
