@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from graphattn import ops
 from graphattn.affinity.normalize import NORMALIZATIONS, EdgeSupport, log_prior, normalize_scores
 from graphattn.nn.edges import FILLS, append_loops, check_edge_attr, read_edges
 from graphattn.nn.encodings.rotary import RotaryEncoding
-from graphattn.nn.hops import SERIES, bound_radius, check_hops, fraction, logit, sum_hops
+from graphattn.nn.hops import SERIES, Step, bound_radius, check_hops, fraction, logit, sum_hops
 from graphattn.nn.messages import SUMS, edge_factors, needs_messages
 from graphattn.nn.positions import check_rotary, rotate
 from graphattn.nn.scores import Projected, Score, resolve
@@ -250,16 +252,22 @@ class AttentionConv(MessagePassing):
             projected = rotate(self.rotary, projected, pos, isinstance(x, (tuple, list)))
         values = edge_attr if self.score.edge_values else None
         # Further hops go along the weights of the first.
-        return_weights = return_attention_weights or self.hops != 1 or self.series == "sum"
+        more, messages = self.hops != 1 or self.series == "sum", needs_messages(self, AttentionConv)
+        step = self._step(projected, values, layout, prior) if more and not messages else None
+        return_weights = return_attention_weights or (more and step is None)
         alpha: Tensor | None
-        if needs_messages(self, AttentionConv):
+        if messages:
             out, alpha = self._pass_messages(projected, values, layout, prior, batch)
         else:
             out, alpha = self._attend(projected, values, layout, prior, batch, return_weights)
 
-        if self.hops != 1 or self.series == "sum":
-            assert alpha is not None, "both paths return the weights that further hops need"
-            weights = alpha if not self.explain else alpha * edge_factors(self, alpha.size(0)).unsqueeze(1)
+        if more:
+            weights: Tensor | Step
+            if step is not None:
+                weights = step
+            else:
+                assert alpha is not None, "both paths return the weights that further hops need"
+                weights = alpha if not self.explain else alpha * edge_factors(self, alpha.size(0)).unsqueeze(1)
             out = sum_hops(out, weights, layout, self.hops, self.decay, self.series, self.backend)
         # A prior may be of another dtype; the layer keeps that of its features.
         out = out.to(projected[2].dtype)
@@ -318,10 +326,25 @@ class AttentionConv(MessagePassing):
             result = ops.edge_aggregate(scores if bias is None else scores + bias, v, layout, **options)
         return result if return_weights else (result, None)
 
+    def _step(self, projected: Projected, values: Tensor | None, layout: Layout, prior: Tensor | None) -> Step | None:
+        """A hop that computes its weights anew, where the backend then never stores them."""
+        q, k, v, e = projected
+        if self.normalize != "softmax" or self.hops == math.inf or q is None or e is not None or values is not None:
+            return None
+        bias = None if prior is None else log_prior(prior).expand(-1, self.heads)
+        options: dict[str, Any] = {"edge_index": layout, "bias": bias, "backend": self.backend}
+        if self.score.kind == "dot":
+            fuses = ops.fuses(self.backend, layout, q, k, v)
+            return partial(ops.edge_attention, q, k, scale=self.score.scale, **options) if fuses else None
+        if (fused := self._fused(q, k, v, layout)) is None:
+            return None
+        q, k, vector, slope = fused
+        return partial(ops.additive_attention, q, k, vector=vector, negative_slope=slope, **options)
+
     def _fused(self, q: Any, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor, float] | None:
         """The operands of an additive score that the backend computes inside its softmax."""
         additive = self.score.additive(q, k)
-        fuses = additive is not None and ops.fuses_additive(self.backend, layout, *additive[:2], v)
+        fuses = additive is not None and ops.fuses(self.backend, layout, *additive[:2], v)
         return additive if fuses else None
 
     def _pass_messages(

@@ -1,6 +1,6 @@
 """The numeric core: one mathematical definition per op, several backends."""
 
-from graphattn.ops.additive import additive_attention, fuses_additive
+from graphattn.ops.additive import additive_attention, fuses
 from graphattn.ops.attention import edge_aggregate, edge_attention, edge_softmax, sddmm, spmm
 from graphattn.ops.blocks import edge_scores
 from graphattn.ops.layout import Layout
@@ -12,7 +12,7 @@ __all__ = [
     "edge_attention",
     "edge_scores",
     "edge_softmax",
-    "fuses_additive",
+    "fuses",
     "sddmm",
     "spmm",
 ]

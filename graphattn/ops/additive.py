@@ -24,8 +24,8 @@ from graphattn.ops.inputs import (
 from graphattn.ops.layout import Layout
 
 
-def fuses_additive(backend: str, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Tell whether :func:`additive_attention` fuses score, softmax and sum for a backend, which may be ``"auto"``.
+def fuses(backend: str, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Tell whether a backend, which may be ``"auto"``, fuses score, softmax and sum, storing no weights.
 
     Args:
         backend: Name of the backend.
@@ -36,7 +36,7 @@ def fuses_additive(backend: str, layout: Layout, q: Tensor, k: Tensor, v: Tensor
 
     Example:
         >>> x = torch.ones(2, 1, 4)
-        >>> fuses_additive("csr", Layout(torch.tensor([[0], [1]]), 2, 2), x, x, x)
+        >>> fuses("csr", Layout(torch.tensor([[0], [1]]), 2, 2), x, x, x)
         False
     """
     return choose_backend(backend, layout, q, k, v) is triton
@@ -110,7 +110,7 @@ def additive_attention(
     if bias is not None:
         check_edges("bias", bias, layout, heads=q.size(1))
     check_device(layout, q=q, k=k, v=v, vector=vector, bias=bias)
-    if fuses_additive(backend, layout, q, k, v):
+    if fuses(backend, layout, q, k, v):
         check_dropout(dropout)
         (q, k, v, vector, bias), dtype = promote(q, k, v, vector, bias)
         with without_autocast(layout.edge_index.device):

@@ -276,20 +276,28 @@ def test_every_operator_describes_itself() -> None:
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.parametrize("hops", [1, 3])
 @pytest.mark.parametrize("score", ["dot", "gat", "gatv2"])
-def test_layers_fuse_their_scores(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_fuse_their_scores(score: str, hops: int, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = GRAPHS["self_loops"]
-    layers = [AttentionConv(6, 5, heads=2, score=score, backend=b).double() for b in ("triton", "reference")]
+    layers = [AttentionConv(6, 5, heads=2, score=score, hops=hops, backend=b).double() for b in ("triton", "reference")]
     layers[1].load_state_dict(layers[0].state_dict())
     called: list[str] = []
     original = triton.triton_attention
-    monkeypatch.setattr(triton, "triton_attention", lambda *a: called.append(score) or original(*a))
+
+    def counted(*args: Any) -> Any:
+        called.append(score)
+        results = original(*args)
+        assert results[2].numel() == 0, "the weights were stored"
+        return results
+
+    monkeypatch.setattr(triton, "triton_attention", counted)
     monkeypatch.setattr(AttentionConv, "_scores", lambda *_: pytest.fail("the scores were stored"))
     x = torch.randn(4, 6, dtype=torch.float64)
     found = layers[0](x, graph.edge_index)
     monkeypatch.undo()
     truth = layers[1](x, graph.edge_index)
-    assert called == [score]
+    assert called == [score] * hops
     found_grads, grads = (
         torch.autograd.grad(y.square().sum(), list(layer.parameters()), allow_unused=True)
         for y, layer in zip((found, truth), layers, strict=True)
