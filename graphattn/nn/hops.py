@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from graphattn.diffusion.resolvent import resolvent
 from graphattn.ops import Layout
 from graphattn.ops.layout import slot_rows
 
-Step = Callable[[Tensor], Tensor]  # one hop: [N, H, C] to the same
+Step = Callable[[Tensor], Any]  # one hop: [N, H, C] to the same
 SERIES = ("mean", "sum")
 
 
@@ -91,10 +92,11 @@ def sum_hops(
             "further hops need the targets to be the sources, pass hops=1"
         )
     wide = torch.promote_types(first.dtype, torch.float32)
-    step = weights
     if isinstance(weights, Tensor):
         wide = torch.promote_types(wide, weights.dtype)
-        step = partial(ops.spmm, weights.to(wide), edge_index=layout, backend=backend)
+        step: Step = partial(ops.spmm, weights.to(wide), edge_index=layout, backend=backend)
+    else:
+        step = weights
     total = first.to(wide)
     per_head = decay.to(wide).unsqueeze(-1) if isinstance(decay, Tensor) else decay
     if hops == math.inf:

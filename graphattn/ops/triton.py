@@ -160,9 +160,9 @@ class _Launch:
 
     def combine(self, part: Tensor, out: Tensor, part_lse: Tensor | None = None, lse: Tensor | None = None) -> None:
         """Add the segments' sums into the rows; with log-sum-exps, join their softmaxes."""
-        kernels = _kernels()
-        if self.num_segments == 0:
+        if self.num_segments == 0 or (part_lse is None and part.size(2) == 0):
             return
+        kernels = _kernels()
         chunks = max(1, -(-part.size(2) // _CHUNK))
         kernels.combine[(self.num_segments * self.heads, chunks)](
             part,
@@ -218,7 +218,7 @@ def triton_attention(
     q, k, v = _ready(q), _ready(k), _ready(v)
     heads, wide = v.size(1), _wide(v)
     launch = _Launch(rowptr, col, heads)
-    out = v.new_zeros(q.size(0), heads, v.size(2))
+    out = v.new_empty(q.size(0), heads, v.size(2))
     lse = v.new_empty(q.size(0), heads, dtype=wide)
     edges = v.new_empty(col.numel() if with_weights else 0, heads, dtype=wide)
     kept = torch.empty_like(edges) if seed is not None else edges.new_empty(0, heads)
@@ -418,6 +418,8 @@ def triton_spmm_transposed(
     heads = x.size(1)
     if sum_heads:
         # Every head of a row is a row of its own, so that one head of the pattern sums them all.
+        fits = max(x.size(0), row.numel()) * heads < _PROGRAMS
+        colptr, row = (at if fits else at.long() for at in (colptr, row))
         head = torch.arange(heads, device=row.device, dtype=row.dtype)
         row, slot = ((at.unsqueeze(1) * heads + head).flatten() for at in (row, slot))
         colptr, heads = colptr * heads, 1
