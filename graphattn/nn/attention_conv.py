@@ -80,7 +80,7 @@ class AttentionConv(MessagePassing):
         rotary: Rotates queries and keys of every head by the positions of the nodes, so that the scores of
             ``"dot"`` and ``"cosine"`` see relative positions; goes without edge features. ``None`` for no positions.
         backend: ``"auto"``, ``"reference"``, ``"csr"``, ``"scatter"`` or ``"triton"``, see
-            :mod:`graphattn.ops`; the solver of ``hops=math.inf`` has one of its own. ``"triton"`` draws its own dropout.
+            :mod:`graphattn.ops`; the solver of ``hops=math.inf`` has its own. ``"triton"`` draws its own dropout.
         **kwargs: Further arguments of ``torch_geometric.nn.MessagePassing``.
 
     Shapes:
