@@ -12,58 +12,39 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch_geometric
 from threadpoolctl import threadpool_limits
 
-import graphattn
+from graphattn import engine
 
 HERE = Path(__file__).resolve().parent
 
 
 def environment(settings: dict[str, Any], versions: dict[str, str | None] | None = None) -> dict[str, Any]:
     """Return what the numbers depend on; nothing that names the machine or its folders."""
-    cpu = "unknown"
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    found = engine.environment()
+    parallel = [
+        line.strip()
+        for line in torch.__config__.parallel_info().splitlines()
+        if line.startswith(("OpenMP", "Intel(R)", "ATen parallel"))
+    ]
     return {
         "versions": {
-            "graphattn": graphattn.__version__,
-            "revision": _revision(),
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "torch-geometric": torch_geometric.__version__,
-            "numpy": np.__version__,
+            "graphattn": found["versions"]["graphattn"],
+            "revision": found["revision"],
+            **{name: found["versions"][name] for name in ("python", "torch", "torch-geometric", "numpy")},
             **(versions or {}),
         },
         "hardware": {
-            "cpu": cpu,
-            "cores": os.cpu_count(),
-            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "parallel": [
-                line.strip()
-                for line in torch.__config__.parallel_info().splitlines()
-                if line.startswith(("OpenMP", "Intel(R)", "ATen parallel"))
-            ],
+            **{name: found["hardware"][name] for name in ("cpu", "cores", "memory_gib", "instructions")},
+            "parallel": parallel,
         },
         "settings": settings,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": found["date"],
     }
-
-
-def _revision() -> str | None:
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-        return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def installed(*packages: str) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ from graphattn.datasets import NodeTask, load
 from graphattn.models import AttentionNet
 from graphattn.training import Recipe, fit
 
-EPOCHS = 150
+EPOCHS = 100
 METHODS = ("attention", "MLP", "label propagation")
 _NEIGHBORS = range(9, 14)  # of the digit that is drawn
 

@@ -34,7 +34,8 @@ class Recipe:
         lr: Learning rate at a batch of 256 samples, or of all.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``; the weight decay of the first two is a part of the gradient.
         momentum: Momentum of ``"sgd"``; the first moment's decay of ``"adam"`` and ``"adamw"``.
-        weight_decay: Weight decay; biases and other vectors, such as those of a normalization, have none.
+        weight_decay: Weight decay; biases and other vectors, such as those of a normalization, have none, but with
+            ``"adam"``, which is used as in the examples of PyG: a square norm of all weights in the loss.
         schedule: ``"cosine"`` or ``"constant"``: what the learning rate does after the warm-up.
         warmup: Part :math:`w` of the epochs in which the learning rate rises.
         warmup_start: Fraction :math:`a` of the learning rate at which it starts to rise.
@@ -104,13 +105,15 @@ class Recipe:
         return peak * 0.5 * (1 + math.cos(math.pi * (epoch - rising) / (self.epochs - rising)))
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizer of a model, with no weight decay on vectors."""
+        """Return the optimizer of a model, whose vectors have weight decay with ``"adam"`` alone."""
         parameters = [p for p in model.parameters() if p.requires_grad]
+        betas = (self.momentum, 0.999)
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.rate(0.0), betas=betas, weight_decay=self.weight_decay)
         groups = [
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.rate(0.0), momentum=self.momentum)
-        adaptive = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return adaptive(groups, lr=self.rate(0.0), betas=(self.momentum, 0.999))
+        return torch.optim.AdamW(groups, lr=self.rate(0.0), betas=betas)

@@ -8,6 +8,7 @@ from graphattn.nn.graph_transformer_layer import GraphTransformerLayer
 from graphattn.nn.interaction import HyperAttention, HyperFeatureAttention
 from graphattn.nn.rerank_conv import RerankConv, candidate_graph
 from graphattn.nn.scores import GAT, Cosine, DotProduct, GATv2, Gaussian, Score
+from graphattn.nn.temporal_attention_conv import TemporalAttentionConv
 from graphattn.nn.virtual_node import VirtualNode
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "HyperFeatureAttention",
     "RerankConv",
     "Score",
+    "TemporalAttentionConv",
     "VirtualNode",
     "accelerate",
     "candidate_graph",

@@ -17,13 +17,14 @@ from graphattn import ops
 from graphattn.affinity.normalize import NORMALIZATIONS, EdgeSupport, log_prior, normalize_scores
 from graphattn.nn.edges import FILLS, append_loops, check_edge_attr, read_edges
 from graphattn.nn.encodings.rotary import RotaryEncoding
+from graphattn.nn.encodings.time import TimeEncoding
 from graphattn.nn.hops import SERIES, Step, bound_radius, check_hops, fraction, logit, sum_hops
-from graphattn.nn.messages import SUMS, edge_factors, needs_messages
+from graphattn.nn.messages import SUMS, drop_weights, edge_factors, needs_messages
 from graphattn.nn.positions import check_rotary, rotate
 from graphattn.nn.scores import Projected, Score, resolve
+from graphattn.nn.times import check_edge_time, fuse, fused_dim, loop_times
 from graphattn.ops import Layout
 from graphattn.ops.attention import BACKENDS
-from graphattn.ops.inputs import keep_mask
 
 
 class AttentionConv(MessagePassing):
@@ -79,13 +80,18 @@ class AttentionConv(MessagePassing):
         bias: Whether there are biases: in the projections for dot, also on the output for gat and gatv2.
         rotary: Rotates queries and keys of every head by the positions of the nodes, so that the scores of
             ``"dot"`` and ``"cosine"`` see relative positions; goes without edge features. ``None`` for no positions.
+        time_encoding: Encodes the time that passes along each edge, ``edge_time``, for ``"dot"`` and ``"cosine"``.
+            Several layers may share it: resetting a layer leaves it as it is. ``None`` for no times.
+        time_fusion: How the time comes in: ``"concat"`` behind the edge features, ``"add"`` to them, which needs equal
+            widths, or ``"kernel"``, which adds :math:`\alpha_h K(t_{ij}, 0)` to the scores, with :math:`\alpha_h`
+            learned from 0 on.
         backend: ``"auto"``, ``"reference"``, ``"csr"``, ``"scatter"`` or ``"triton"``, see
             :mod:`graphattn.ops`; the solver of ``hops=math.inf`` has its own. ``"triton"`` draws its own dropout.
         **kwargs: Further arguments of ``torch_geometric.nn.MessagePassing``.
 
     Shapes:
         - **input:** ``x`` :math:`(N, F)` or :math:`((M, F_s), (N, F_t))`, ``edge_index`` :math:`(2, E)`,
-          ``edge_attr`` :math:`(E, D)`
+          ``edge_attr`` :math:`(E, D)`, ``edge_time`` :math:`(E,)`
         - **output:** :math:`(N, H C)`, or :math:`(N, C)` if not ``concat``; weights :math:`(E, H)`
 
     Raises:
@@ -101,11 +107,15 @@ class AttentionConv(MessagePassing):
         True
         >>> AttentionConv(16, 8, hops=3, decay=0.5, learn_decay=True).decay.tolist()
         [0.5]
+        >>> from graphattn.nn.encodings.time import BochnerEncoding
+        >>> timed = AttentionConv(16, 8, time_encoding=BochnerEncoding(4))
+        >>> timed(x, edge_index, edge_time=torch.tensor([60, 3, 9])).shape
+        torch.Size([3, 8])
 
     Reference:
         Shi et al., 2021 (dot); Veličković et al., 2018 (gat); Brody et al., 2022 (gatv2); Roffo et al., "Infinite
         Feature Selection", 2015 (all hops); Roffo et al., "Infinite Self-Attention", 2026 (relu_frobenius, sum); Su et
-        al., "RoFormer", 2021 (rotary).
+        al., "RoFormer", 2021 (rotary); Xu et al., "Self-attention with Functional Time Representation Learning", 2019.
     """
 
     def __init__(
@@ -130,6 +140,8 @@ class AttentionConv(MessagePassing):
         beta: bool = False,
         bias: bool = True,
         rotary: RotaryEncoding | None = None,
+        time_encoding: TimeEncoding | None = None,
+        time_fusion: str = "concat",
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -174,7 +186,12 @@ class AttentionConv(MessagePassing):
         if rotary is not None:
             check_rotary(rotary, self.score, out_channels, edge_dim)
         self.rotary = rotary
-        self.score.setup(in_channels, out_channels, heads, edge_dim, bias)
+        fused = fused_dim(time_encoding, time_fusion, self.score, edge_dim, rotary)
+        self.time_encoding = time_encoding
+        self.time_fusion = time_fusion
+        by_kernel = time_encoding is not None and time_fusion == "kernel"
+        self.time_weight = nn.Parameter(torch.empty(heads)) if by_kernel else None
+        self.score.setup(in_channels, out_channels, heads, fused, bias)
         self.root_weight = self.score.root_weight if root_weight is None else root_weight
         if residual and self.root_weight:
             raise ValueError("residual and root_weight are both True; they add the same term, choose one")
@@ -197,13 +214,14 @@ class AttentionConv(MessagePassing):
         return self._decay if self.decay_logit is None else fraction(self.decay_logit)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters anew, but for those of the time encoding, which other layers may share."""
         super().reset_parameters()
         self.score.reset_parameters()
         for module in (self.lin_skip, self.lin_beta, self.res):
             if module is not None:
                 module.reset_parameters()
         zeros(self.bias)
+        zeros(self.time_weight)
         constant(self.decay_logit, logit(self._decay))
 
     def forward(
@@ -214,6 +232,7 @@ class AttentionConv(MessagePassing):
         size: tuple[int | None, int | None] | None = None,
         *,
         pos: Tensor | tuple[Tensor, Tensor] | None = None,
+        edge_time: Tensor | None = None,
         batch: Tensor | None = None,
         return_attention_weights: bool = False,
     ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -229,6 +248,8 @@ class AttentionConv(MessagePassing):
             size: (number of sources, number of targets), where the features do not tell.
             pos: Positions of the nodes for ``rotary``, :math:`(N,)` or with several coordinates :math:`(N, P)`; of
                 (sources, targets) in a bipartite graph.
+            edge_time: Time from the source to the target of each edge, :math:`t_i - t_j`, for ``time_encoding``: int64
+                or float64, as the difference of two times is. A self-loop has 0.
             batch: Graph of each target, for ``normalize="relu_frobenius"``, whose norm is one per graph, and for
                 ``"sigmoid"`` with more than one hop.
             return_attention_weights: Whether to also return ``(edge_index, alpha)``, the weights of one hop: the
@@ -244,8 +265,18 @@ class AttentionConv(MessagePassing):
         x_src, x_dst = x if isinstance(x, (tuple, list)) else (x, x)
         layout, prior = read_edges(edge_index, x_src, x_dst, size, self.heads)
         edge_attr = check_edge_attr(edge_attr, self.edge_dim, layout)
+        check_edge_time(self.time_encoding, edge_time, layout)
         if self.add_self_loops:
+            edges = layout
             layout, prior, edge_attr = append_loops(layout, prior, edge_attr, self.fill_value)
+            edge_time = None if edge_time is None else loop_times(edge_time, edges, layout)
+        bias = None
+        if self.time_encoding is not None and edge_time is not None:
+            if self.time_weight is None:
+                edge_attr = fuse(self.time_encoding, self.time_fusion, edge_time, edge_attr, self.edge_dim, x_src)
+            else:
+                kernel = self.time_encoding.kernel(edge_time, torch.zeros_like(edge_time))
+                bias = self.time_weight * kernel.unsqueeze(1).to(x_src.dtype)
 
         projected = self.score.project(x_src, x_dst, edge_attr)
         if self.rotary is not None or pos is not None:
@@ -253,13 +284,13 @@ class AttentionConv(MessagePassing):
         values = edge_attr if self.score.edge_values else None
         # Further hops go along the weights of the first.
         more, messages = self.hops != 1 or self.series == "sum", needs_messages(self, AttentionConv)
-        step = self._step(projected, values, layout, prior) if more and not messages else None
+        step = self._step(projected, values, layout, prior, bias) if more and not messages else None
         return_weights = return_attention_weights or (more and step is None)
         alpha: Tensor | None
         if messages:
-            out, alpha = self._pass_messages(projected, values, layout, prior, batch)
+            out, alpha = self._pass_messages(projected, values, layout, prior, bias, batch)
         else:
-            out, alpha = self._attend(projected, values, layout, prior, batch, return_weights)
+            out, alpha = self._attend(projected, values, layout, prior, bias, batch, return_weights)
 
         if more:
             weights: Tensor | Step
@@ -298,6 +329,7 @@ class AttentionConv(MessagePassing):
         edge_attr: Tensor | None,
         layout: Layout,
         prior: Tensor | None,
+        bias: Tensor | None,
         batch: Tensor | None,
         return_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -305,14 +337,15 @@ class AttentionConv(MessagePassing):
         q, k, v, e = projected
         dropout = self.dropout if self.training else 0.0
         if self.normalize != "softmax":
-            alpha = self._normalized(self._scores(projected, layout), layout, prior, batch)
-            kept = _drop(alpha, dropout)
+            alpha = self._normalized(_add(self._scores(projected, layout), bias), layout, prior, batch)
+            kept = drop_weights(alpha, dropout)
             out = ops.spmm(kept, v, layout, backend=self.backend)
             if edge_attr is not None:
                 out = out + self._sum_edges(kept, edge_attr, layout)
             return out, alpha
 
-        bias = None if prior is None else log_prior(prior).expand(-1, self.heads)
+        if prior is not None:
+            bias = _add(log_prior(prior).expand(-1, self.heads), bias)
         options: dict[str, Any] = {"dropout": dropout, "return_weights": return_weights, "backend": self.backend}
         if edge_attr is not None:
             options |= {"edge_attr": edge_attr, "edge_proj": self.score.edge_proj(edge_attr)}
@@ -323,15 +356,23 @@ class AttentionConv(MessagePassing):
             result = ops.additive_attention(q, k, v, vector, layout, negative_slope=slope, bias=bias, **options)
         else:
             scores = self._scores(projected, layout)
-            result = ops.edge_aggregate(scores if bias is None else scores + bias, v, layout, **options)
+            result = ops.edge_aggregate(_add(scores, bias), v, layout, **options)
         return result if return_weights else (result, None)
 
-    def _step(self, projected: Projected, values: Tensor | None, layout: Layout, prior: Tensor | None) -> Step | None:
+    def _step(
+        self,
+        projected: Projected,
+        values: Tensor | None,
+        layout: Layout,
+        prior: Tensor | None,
+        bias: Tensor | None,
+    ) -> Step | None:
         """A hop that computes its weights anew, where the backend then never stores them."""
         q, k, v, e = projected
         if self.normalize != "softmax" or self.hops == math.inf or q is None or e is not None or values is not None:
             return None
-        bias = None if prior is None else log_prior(prior).expand(-1, self.heads)
+        if prior is not None:
+            bias = _add(log_prior(prior).expand(-1, self.heads), bias)
         options: dict[str, Any] = {"edge_index": layout, "bias": bias, "backend": self.backend}
         if self.score.kind == "dot":
             fuses = ops.fuses(self.backend, layout, q, k, v)
@@ -353,6 +394,7 @@ class AttentionConv(MessagePassing):
         edge_attr: Tensor | None,
         layout: Layout,
         prior: Tensor | None,
+        bias: Tensor | None,
         batch: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Do the same edge by edge, where hooks, explainers and subclasses can look on and take part."""
@@ -360,8 +402,8 @@ class AttentionConv(MessagePassing):
         q, k, v, e = projected
         q_i = None if q is None else q.index_select(0, edge_index[1])
         scores = self.score.edge(q_i, k.index_select(0, edge_index[0]), e)
-        alpha = self._normalized(scores, layout, prior, batch)
-        kept = _drop(alpha, self.dropout if self.training else 0.0)
+        alpha = self._normalized(_add(scores, bias), layout, prior, batch)
+        kept = drop_weights(alpha, self.dropout if self.training else 0.0)
         # Decomposition splits the channels of nodes alone, so the edges' part is then added as a whole.
         whole = self.decomposed_layers == 1
         lifted = self.score.lift(edge_attr) if edge_attr is not None and whole else None
@@ -420,6 +462,5 @@ def _snapshot(module: Any) -> Any:
     return clone
 
 
-def _drop(alpha: Tensor, dropout: float) -> Tensor:
-    keep = keep_mask(alpha.size(0), alpha.size(1), dropout, alpha.device)
-    return alpha if keep is None else alpha * keep / (1.0 - dropout if dropout < 1.0 else 1.0)
+def _add(scores: Tensor, bias: Tensor | None) -> Tensor:
+    return scores if bias is None else scores + bias

@@ -1,10 +1,12 @@
-"""When a layer has to make single messages, which its fused path never does, and what an explainer does to them."""
+"""When a layer has to make single messages, which its fused path never does, and what is done to their weights."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
+
+from graphattn.ops.inputs import keep_mask
 
 _HOOKS = (
     "_propagate_forward_pre_hooks",
@@ -38,3 +40,9 @@ def edge_factors(layer: MessagePassing, num_edges: int) -> Tensor:
         raise ValueError("_edge_mask is None; an explainer sets it before it runs the layer")
     mask = mask.sigmoid() if layer._apply_sigmoid else mask
     return F.pad(mask, (0, num_edges - mask.size(0)), value=1.0)
+
+
+def drop_weights(alpha: Tensor, dropout: float) -> Tensor:
+    """Drop some of the weights of the edges and scale up the others."""
+    keep = keep_mask(alpha.size(0), alpha.size(1), dropout, alpha.device)
+    return alpha if keep is None else alpha * keep / (1.0 - dropout if dropout < 1.0 else 1.0)

@@ -4,5 +4,6 @@ from graphattn.engine import Recipe
 from graphattn.training.consistency import Consistency
 from graphattn.training.fit import Result, fit, load_model
 from graphattn.training.sampling import NeighborSampler
+from graphattn.training.temporal_sampling import TemporalSampler
 
-__all__ = ["Consistency", "NeighborSampler", "Recipe", "Result", "fit", "load_model"]
+__all__ = ["Consistency", "NeighborSampler", "Recipe", "Result", "TemporalSampler", "fit", "load_model"]

@@ -42,7 +42,7 @@ class NeighborSampler:
         if data.edge_index is None:
             raise ValueError("data has no edge_index; expected a graph with edges")
         self.data = data
-        self.num_neighbors = _checked(num_neighbors)
+        self.num_neighbors = check_num_neighbors(num_neighbors)
         self.num_nodes = int(data.num_nodes or 0)
         rowptr, self._col, self._edge = csr_layout(data.edge_index, self.num_nodes, self.num_nodes)
         self._rowptr = rowptr.long()
@@ -62,7 +62,7 @@ class NeighborSampler:
             [3, 2, 1]
         """
         other = copy.copy(self)
-        other.num_neighbors = _checked(num_neighbors)
+        other.num_neighbors = check_num_neighbors(num_neighbors)
         return other
 
     def sample(self, nodes: Tensor, *, generator: torch.Generator | None = None) -> Data:
@@ -92,7 +92,7 @@ class NeighborSampler:
             row, slot = self._draw(n_id[frontier], count, generator)
             neighbor = self._col[slot].long()
             before = len(n_id)
-            n_id, source = _append(n_id, neighbor)
+            n_id, source = append_new(n_id, neighbor)
             targets.append(frontier[row])
             sources.append(source)
             edges.append(self._edge[slot])
@@ -158,7 +158,7 @@ class NeighborSampler:
         row = torch.arange(len(nodes), device=nodes.device).repeat_interleave(taken)
         # Position of each drawn edge among those of its row, which is also its offset where all are taken.
         offset = torch.arange(len(row), device=nodes.device) - (taken.cumsum(0) - taken)[row]
-        offset[many[row]] = _subsets(degree[many], count, generator).flatten()
+        offset[many[row]] = draw_subsets(degree[many], count, generator).flatten()
         return row, first[row] + offset
 
     def _cut(self, n_id: Tensor, e_id: Tensor) -> Data:
@@ -187,13 +187,13 @@ def _rows(values: Tensor, ids: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(crow, columns, entries, (len(ids), values.size(1)))
 
 
-def _checked(num_neighbors: Sequence[int]) -> list[int]:
+def check_num_neighbors(num_neighbors: Sequence[int]) -> list[int]:
     if not num_neighbors or any(count < -1 for count in num_neighbors):
         raise ValueError(f"num_neighbors is {list(num_neighbors)}; expected a number for each hop, -1 for all")
     return list(num_neighbors)
 
 
-def _subsets(sizes: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+def draw_subsets(sizes: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """Draw ``count`` of the numbers below each size, without replacement: Floyd's algorithm, on all rows at once."""
     chosen = sizes.new_empty(len(sizes), max(count, 0))
     for step in range(count):
@@ -205,7 +205,7 @@ def _subsets(sizes: Tensor, count: int, generator: torch.Generator | None) -> Te
     return chosen
 
 
-def _append(known: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+def append_new(known: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
     """Append to distinct nodes those of ``nodes`` that are not among them; return all, and where ``nodes`` stand."""
     values, inverse = torch.unique(torch.cat([known, nodes]), return_inverse=True)
     place = torch.full_like(values, -1)

@@ -104,6 +104,7 @@ def search(
         except BudgetError as error:
             raise optuna.TrialPruned from error
         trial.set_user_attr("parameters", result.parameters)
+        trial.set_user_attr("val_loss", result.epochs[result.best_epoch].get("val_loss"))
         return result.val
 
     if not study.trials:
@@ -115,9 +116,12 @@ def search(
         study.sampler = optuna.samplers.RandomSampler(seed=(seed << 16) + number)
         study.optimize(objective, n_trials=1)
         _write(study, folder / "search.json")
-    if not any(trial.value is not None for trial in study.trials):
+    scored = [trial for trial in study.trials if trial.value is not None]
+    if not scored:
         raise ValueError(f"no settings of {model} on {dataset} came to a score; {folder / 'search.json'} tells why")
-    return Settings(**{"transform": {}, **study.best_trial.user_attrs["settings"]})
+    sign = -1.0 if task.higher_is_better else 1.0
+    best = min(scored, key=lambda trial: (sign * trial.value, trial.user_attrs["val_loss"] or 0.0))
+    return Settings(**{"transform": {}, **best.user_attrs["settings"]})
 
 
 def _usual_space(kind: str, model: str, settings: Settings) -> dict[str, Sequence[Any]]:

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,9 @@ from matplotlib.figure import Figure
 
 from graphattn import _optional
 from graphattn.cli import _bench_plan, bench, main
-from graphattn.datasets import NodeTask
+from graphattn.cli._bench_options import read_defaults
+from graphattn.datasets import NodeTask, names
+from graphattn.engine import Recipe
 from graphattn.training.experiment import default_settings
 from graphattn.training.search import search
 
@@ -30,6 +31,15 @@ pytest.importorskip("jsonargparse", reason="options are read by jsonargparse")
 yaml = pytest.importorskip("yaml", reason="options are read from YAML")
 
 SMALL = ["--recipe.epochs", "3", "--network.hidden_channels", "8", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def configs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of default settings, empty in place of those that come with the package."""
+    folder = tmp_path_factory.mktemp("defaults") / "configs"
+    folder.mkdir()
+    monkeypatch.setattr(_bench_plan, "_CONFIGS", folder)
+    return folder
 
 
 def call(*words: object) -> int:
@@ -154,7 +164,7 @@ def test_a_stopped_call_goes_on_and_ends_as_if_it_had_not_been_stopped(
     def evaluate(*args: Any) -> float:
         looked.append(args[-1])
         if len(looked) == epochs + 1 + 4:  # all epochs and the test of seed 0, and the fourth epoch of seed 1
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         return real(*args)
 
     monkeypatch.setattr(NodeTask, "evaluate", evaluate)
@@ -403,15 +413,6 @@ def test_a_folder_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[
 # --- options and settings ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of default settings."""
-    folder = tmp_path / "configs"
-    folder.mkdir()
-    monkeypatch.setattr(_bench_plan, "_CONFIGS", folder)
-    return folder
-
-
 def dry(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
     assert call("--dataset", "karate", "--model", "GCN", "SAGE", "--dry-run", *words) == 0
     return yaml.safe_load(capsys.readouterr().out)
@@ -607,3 +608,13 @@ def test_a_search_that_fails_is_recorded(
     words = ["--dataset", "karate", "--model", "GCN", "--search", 2, "--seeds", 2, "--out", tmp_path, *SMALL]
     assert call(*words) == 1
     assert "- GCN, seed 0: the search failed: no settings came to a score" in capsys.readouterr().out
+
+
+def test_every_named_set_comes_with_settings_that_hold() -> None:
+    folder = Path(_bench_plan.__file__).parents[1] / "configs"
+    assert {path.stem for path in folder.glob("*.yaml")} == set(names())
+    for path in folder.glob("*.yaml"):
+        stored = read_defaults(path)
+        for model, groups in stored["settings"].items():
+            settings = default_settings("node", model).updated(groups)
+            Recipe(**settings.recipe)

@@ -346,7 +346,7 @@ def test_weight_decay_of_adam_is_a_part_of_the_gradient(task: Regression) -> Non
     first, second = [torch.zeros(6, dtype=torch.float64) for _ in range(2)]
     for step in (1, 2):
         error = x @ w + b - y[:, 0]
-        gradient = torch.cat([2 * error @ x / SAMPLES + 0.5 * w, 2 * error.mean().reshape(1)])
+        gradient = torch.cat([2 * error @ x / SAMPLES + 0.5 * w, (2 * error.mean() + 0.5 * b).reshape(1)])
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
         move = 0.1 * first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
         w, b = w - move[:5], b - move[5]
@@ -354,16 +354,16 @@ def test_weight_decay_of_adam_is_a_part_of_the_gradient(task: Regression) -> Non
     torch.testing.assert_close(model[0].bias[0], b, rtol=0, atol=1e-12)
 
 
-def test_vectors_have_no_weight_decay() -> None:
+def test_vectors_have_no_weight_decay_but_with_adam() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
     model[2].bias.requires_grad_(False)
     for name, kind in (("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         optimizer = Recipe(optimizer=name, weight_decay=0.3).make_optimizer(model)
         assert type(optimizer) is kind
         decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-        assert decays == {model[0].weight: 0.3, model[2].weight: 0.3} | dict.fromkeys(
-            [model[0].bias, *model[1].parameters()], 0.0
-        )
+        vectors = [model[0].bias, *model[1].parameters()]
+        expected = {model[0].weight: 0.3, model[2].weight: 0.3, **dict.fromkeys(vectors, 0.3 * (name == "adam"))}
+        assert decays == expected
 
 
 @pytest.mark.parametrize(

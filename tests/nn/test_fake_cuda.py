@@ -17,7 +17,8 @@ from torch.func import functional_call
 from torch_geometric.nn import MessagePassing
 
 import graphattn.nn
-from graphattn.nn import AttentionConv, DiffusionConv, RerankConv
+from graphattn.nn import AttentionConv, DiffusionConv, RerankConv, TemporalAttentionConv
+from graphattn.nn.encodings.time import TGATEncoding
 from tests.nn.cases import (
     BIPARTITE,
     CHANNELS,
@@ -36,6 +37,7 @@ COVERED = {
     AttentionConv: "test_attention_conv",
     DiffusionConv: "test_diffusion_conv",
     RerankConv: "test_rerank_conv",
+    TemporalAttentionConv: "test_temporal_attention_conv",
 }
 
 
@@ -101,5 +103,19 @@ def test_rerank_conv(kind: str) -> None:
         batch = torch.empty(5, dtype=torch.long, device="cuda")
         out = RerankConv(kind, l2_normalize=True)(x, edge_index, torch.empty(11, device="cuda"), batch)
     assert out.shape == (5, 3)
+    assert out.device.type == "cuda"
+    assert out.requires_grad
+
+
+@pytest.mark.parametrize("mode", ["product", "map"])
+def test_temporal_attention_conv(mode: str) -> None:
+    conv = TemporalAttentionConv(3, 2, TGATEncoding(5), edge_dim=2, mode=mode)
+    with FakeTensorMode():
+        parameters = {name: _fake(p) for name, p in conv.named_parameters()}
+        x, edge_attr = torch.empty(5, 3, device="cuda", requires_grad=True), torch.empty(11, 2, device="cuda")
+        edge_index = torch.empty(2, 11, dtype=torch.long, device="cuda")
+        edge_time = torch.empty(11, dtype=torch.long, device="cuda")
+        out = functional_call(conv, parameters, (x, edge_index, edge_time, edge_attr))
+    assert out.shape == (5, 2)
     assert out.device.type == "cuda"
     assert out.requires_grad

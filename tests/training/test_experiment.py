@@ -14,7 +14,8 @@ from torch_geometric.data import Batch, Data
 from graphattn.datasets import LinkTask, load, transform
 from graphattn.engine import Recipe
 from graphattn.models import GraphHead, LinkHead
-from graphattn.training import fit
+from graphattn.training import Result, fit
+from graphattn.training import search as searching
 from graphattn.training.experiment import (
     MODELS,
     BudgetError,
@@ -206,11 +207,23 @@ class TestSearch:
         start, first = as_plain(default_settings("node", "AttentionNet").updated(SHORT)), trials[0]["settings"]
         for group, options in start.items():
             assert options.items() <= first[group].items()
-        top = max(trials, key=lambda trial: trial["validation"])
+        top = max(trials, key=lambda trial: (trial["validation"], -trial["val_loss"]))
         assert Settings().updated(top["settings"]) == best
         again = run("sbm", "AttentionNet", best, device="cpu", progress=False)
         assert again.val == top["validation"]
         assert not any("test" in trial for trial in trials)
+
+    def test_of_equal_scores_the_lower_loss_wins(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        losses = iter([0.5, 0.2, 0.4])
+
+        def same_score(*_: Any, **__: Any) -> Result:
+            epochs = [{"loss": 1.0, "score": 0.75, "val_loss": next(losses)}]
+            return Result({}, epochs, best_epoch=0, val=0.75, test=0.0, parameters=1, stopped="epochs")
+
+        monkeypatch.setattr(searching, "run", same_score)
+        best = self.search(tmp_path, 3)
+        trials = json.loads((tmp_path / "search.json").read_text())
+        assert as_plain(best) == as_plain(Settings().updated(trials[1]["settings"]))
 
     def test_goes_on_where_it_was(self, tmp_path: Path) -> None:
         self.search(tmp_path / "whole", 4)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.loader import NeighborLoader
+from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
 from torch_geometric.utils import k_hop_subgraph
 
 from graphattn.models import AttentionNet
@@ -198,3 +200,19 @@ def test_sparse_features_are_cut_as_dense_ones() -> None:
         sparse = NeighborSampler(Data(x=x.to_sparse_csr(), edge_index=edge_index), [-1, -1]).sample(nodes)
     assert sparse.x.layout == torch.sparse_csr
     assert torch.equal(sparse.x.to_dense(), dense.x)
+
+
+@pytest.mark.skipif(
+    not (WITH_PYG_LIB or WITH_TORCH_SPARSE), reason="NeighborLoader needs pyg-lib or torch-sparse, and neither imports"
+)
+def test_all_neighbors_are_those_of_pyg() -> None:
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.randint(0, 40, (2, 100), generator=generator)
+    data = Data(x=torch.randn(40, 3, generator=generator), edge_index=edge_index)
+    nodes = torch.tensor([7, 0, 31, 12])
+    theirs = next(iter(NeighborLoader(data, [-1, -1], nodes, batch_size=4)))
+    ours = NeighborSampler(data, [-1, -1]).sample(nodes)
+    assert ours.n_id[:4].tolist() == theirs.n_id[:4].tolist()
+    assert ours.num_sampled_nodes == list(theirs.num_sampled_nodes)
+    edges = [batch.n_id[batch.edge_index].T.tolist() for batch in (ours, theirs)]
+    assert sorted(edges[0]) == sorted(edges[1])

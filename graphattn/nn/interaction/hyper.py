@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphattn.nn.global_attention.padding import places_of
-from graphattn.ops.inputs import check_float
+from graphattn.nn.global_attention.padding import Padding
+from graphattn.nn.interaction.base import Interaction
 
 _PAIRS = ("all", "ordered")
 
 
-class HyperAttention(nn.Module):
+class HyperAttention(Interaction):
     r"""Let every node attend to the pairs of nodes of its graph.
 
     .. math::
@@ -66,7 +66,7 @@ class HyperAttention(nn.Module):
         pairs: str = "all",
         causal: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels)
         value_rank = rank if value_rank is None else value_rank
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "rank": rank, "value_rank": value_rank}
         for name, size in sizes.items():
@@ -74,7 +74,6 @@ class HyperAttention(nn.Module):
                 raise ValueError(f"{name} is {size}; expected at least 1")
         if pairs not in _PAIRS:
             raise ValueError(f"pairs is {pairs!r}; expected one of {', '.join(map(repr, _PAIRS))}")
-        self.in_channels = in_channels
         self.out_channels = out_channels
         self.rank = rank
         self.value_rank = value_rank
@@ -91,42 +90,13 @@ class HyperAttention(nn.Module):
         for matrix in (self.query, *self.key, *self.value, self.proj):
             nn.init.xavier_uniform_(matrix)
 
-    def forward(
-        self,
-        x: Tensor,
-        batch: Tensor | None = None,
-        *,
-        ptr: Tensor | None = None,
-        num_graphs: int | None = None,
-        max_nodes: int | None = None,
-    ) -> Tensor:
-        """Attend within each graph.
-
-        Args:
-            x: Nodes.
-            batch: Graph of each node, in any order; by default all belong to one.
-            ptr: In place of ``batch``, for nodes sorted by graph: the first of each and, last, their number.
-            num_graphs: Number of graphs, found by default.
-            max_nodes: A number of nodes that no graph exceeds, found by default.
-
-        Returns:
-            What the nodes gather, in their order.
-
-        Raises:
-            ValueError: If shapes or graphs do not fit.
-            TypeError: If a dtype does not fit.
-        """
-        check_float("x", x)
-        if x.dim() != 2 or x.size(1) != self.in_channels:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected [nodes, {self.in_channels}]")
-        places = places_of(x, batch=batch, ptr=ptr, num_graphs=num_graphs, max_nodes=max_nodes)
+    def attend(self, x: Tensor, places: Padding) -> Tensor:
         # Without biases the places that are padding have keys and values of 0: they add nothing to a sum.
-        x = places.pad(x)
         keys = [x @ key for key in self.key]
         values = [x @ value for value in self.value]
         sums = self._sums(keys, values)
         out = torch.einsum("bnr,bmrs->bns" if sums.size(1) == 1 else "bnr,bnrs->bns", x @ self.query, sums)
-        return places.unpad(out @ self.proj)
+        return out @ self.proj
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, rank={self.rank}, value_rank={self.value_rank}"

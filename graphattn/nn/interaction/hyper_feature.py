@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.affinity.normalize import NORMALIZATIONS, DenseSupport, normalize_scores
-from graphattn.nn.global_attention.padding import places_of
-from graphattn.ops.inputs import check_float
+from graphattn.nn.global_attention.padding import Padding
+from graphattn.nn.interaction.base import Interaction
 
 _ROWWISE = ("none", "softmax", "row", "sigmoid")
 
 
-class HyperFeatureAttention(nn.Module):
+class HyperFeatureAttention(Interaction):
     r"""Let every node attend to its graph by products of affinities, one for each of several groups of features.
 
     .. math::
@@ -68,7 +68,7 @@ class HyperFeatureAttention(nn.Module):
         normalize: str = "none",
         causal: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels)
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "order": order, "rank": rank}
         for name, size in sizes.items():
             if size is not None and size < 1:
@@ -80,7 +80,6 @@ class HyperFeatureAttention(nn.Module):
             raise ValueError(
                 f"causal is True but normalize is {normalize!r}, which mixes rows; expected one of {names}"
             )
-        self.in_channels = in_channels
         self.out_channels = out_channels
         self.order = order
         self.rank = rank
@@ -98,40 +97,11 @@ class HyperFeatureAttention(nn.Module):
             for matrix in stack:
                 nn.init.xavier_uniform_(matrix)
 
-    def forward(
-        self,
-        x: Tensor,
-        batch: Tensor | None = None,
-        *,
-        ptr: Tensor | None = None,
-        num_graphs: int | None = None,
-        max_nodes: int | None = None,
-    ) -> Tensor:
-        """Attend within each graph.
-
-        Args:
-            x: Nodes.
-            batch: Graph of each node, in any order; by default all belong to one.
-            ptr: In place of ``batch``, for nodes sorted by graph: the first of each and, last, their number.
-            num_graphs: Number of graphs, found by default.
-            max_nodes: A number of nodes that no graph exceeds, found by default.
-
-        Returns:
-            What the nodes gather, in their order.
-
-        Raises:
-            ValueError: If shapes or graphs do not fit.
-            TypeError: If a dtype does not fit.
-        """
-        check_float("x", x)
-        if x.dim() != 2 or x.size(1) != self.in_channels:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected [nodes, {self.in_channels}]")
-        places = places_of(x, batch=batch, ptr=ptr, num_graphs=num_graphs, max_nodes=max_nodes)
-        x = places.pad(x)
+    def attend(self, x: Tensor, places: Padding) -> Tensor:
         scores = _product([self._score(x, a) for a in range(self.order)])
         values = _product([x @ value for value in self.value])
         weights = normalize_scores(self.normalize, scores, DenseSupport(self._allowed(scores, places.mask)))
-        return places.unpad(weights @ values)
+        return weights @ values
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, order={self.order}, rank={self.rank}"

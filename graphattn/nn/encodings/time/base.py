@@ -1,0 +1,157 @@
+"""What every encoding of continuous time shares: checked times, exact differences, and the kernel it stands for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class TimeEncoding(nn.Module):
+    r"""Map times to vectors whose products are a kernel; the base class of all time encodings.
+
+    .. math:: K(t, s) = \langle \Phi(t), \Phi(s) \rangle
+
+    Times are int64 or float64: between neighbouring numbers of float32 lie 128 seconds today. Differences of int64 are
+    exact, and so are kernels of the difference; an encoding rounds nanoseconds since 1970 to 256 of them, so that a
+    near time is better subtracted first. A subclass defines :meth:`frequencies`, :meth:`reset_parameters` and
+    :meth:`forward`.
+
+    Args:
+        channels: Width of an encoding :math:`C`.
+
+    Raises:
+        ValueError: If ``channels`` is below 1.
+
+    Example:
+        >>> class Cosine(TimeEncoding):
+        ...     def frequencies(self):
+        ...         return torch.ones(1, dtype=torch.float64)
+        ...     def forward(self, t):
+        ...         return phases(t, self.frequencies(), torch.float32).cos()
+        >>> Cosine(1).kernel(torch.tensor([0]), torch.tensor([3]))
+        tensor([-0.9900])
+
+    Reference:
+        Xu et al., "Self-attention with Functional Time Representation Learning", 2019.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"channels is {channels}; expected at least 1")
+        self.channels = channels
+
+    def reset_parameters(self) -> None:
+        """Set all parameters anew."""
+
+    def frequencies(self) -> Tensor:
+        """Return the angular frequencies in use, in float64."""
+        raise NotImplementedError(f"{type(self).__name__} does not define frequencies()")
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Encode times.
+
+        Args:
+            t: Times, int64 or float64.
+
+        Shapes:
+            - **input:** any shape
+            - **output:** that shape and :math:`C`
+
+        Returns:
+            The encodings, in the dtype of the module.
+
+        Raises:
+            TypeError: If ``t`` is not a tensor of int64 or float64.
+            ValueError: If a time is NaN or infinite (on the CPU).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define forward(t)")
+
+    def kernel(self, t: Tensor, s: Tensor) -> Tensor:
+        """Return the products of the encodings of two times.
+
+        Args:
+            t: Times, int64 or float64.
+            s: Times that broadcast with ``t``.
+
+        Returns:
+            One number for each pair, in the dtype of the module.
+
+        Raises:
+            TypeError: If a time is not of int64 or float64.
+            ValueError: If a time is NaN or infinite (on the CPU).
+        """
+        t, s = torch.broadcast_tensors(check_times("t", t), check_times("s", s))
+        encoded = self(torch.stack([t, s]))  # one call, so that drawn frequencies serve both
+        return (encoded[0] * encoded[1]).sum(dim=-1)
+
+    def diagnose(self, t: Tensor) -> float:
+        """Return the fraction of channels that are all but constant over some times: a variance below 1e-6.
+
+        Args:
+            t: Times, int64 or float64, two at least.
+
+        Raises:
+            ValueError: If there are fewer than two times.
+
+        Example:
+            >>> from graphattn.nn.encodings.time import BochnerEncoding
+            >>> BochnerEncoding(4).diagnose(torch.arange(60))  # a minute: one pair of frequencies is far too low
+            0.5
+        """
+        if t.numel() < 2:
+            raise ValueError(f"t has {t.numel()} times; expected at least 2")
+        variance = self(t).detach().double().reshape(-1, self.channels).var(dim=0)
+        return float((variance < 1e-6).double().mean())
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}"
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The dtype of the encodings: that of the module's first parameter or buffer."""
+        return next(itertools.chain(self.parameters(), self.buffers())).dtype
+
+
+def check_times(name: str, t: Tensor) -> Tensor:
+    """Return times, or raise unless they are finite numbers of int64 or float64."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} is a {type(t).__name__}; expected a Tensor of times, int64 or float64")
+    if t.dtype not in (torch.int64, torch.float64):
+        raise TypeError(
+            f"{name} has dtype {t.dtype}; expected int64 or float64, which do not round seconds away: convert times "
+            "before they are subtracted"
+        )
+    readable = t.device.type == "cpu" and not torch.compiler.is_compiling()
+    if readable and t.is_floating_point() and not bool(t.isfinite().all()):
+        raise ValueError(f"{name} contains NaN or infinity; expected finite times")
+    return t
+
+
+def elapsed(t: Tensor, s: Tensor) -> Tensor:
+    """Return t - s in float64; integers are subtracted as integers, so that nanoseconds of an epoch survive."""
+    return (check_times("t", t) - check_times("s", s)).double()
+
+
+def phases(t: Tensor, frequencies: Tensor, dtype: torch.dtype, shift: Tensor | None = None) -> Tensor:
+    """Angles ``t * frequencies + shift`` in [0, 2 pi), in at least float32.
+
+    Whole turns are taken off in float64: sines of float32 then lose nothing at large times.
+    """
+    angle = check_times("t", t).unsqueeze(-1).double() * frequencies
+    angle = angle if shift is None else angle + shift
+    return angle.remainder_(2 * math.pi).to(torch.promote_types(dtype, torch.float32))
+
+
+def log_grid(low: float, high: float, steps: int) -> Tensor:
+    """Exponents of 10 of initial frequencies and periods."""
+    return torch.linspace(low, high, steps, dtype=torch.float64)
+
+
+def assign(parameter: Tensor, values: Tensor | float) -> None:
+    """Set a parameter in place, whatever the dtype of the values."""
+    with torch.no_grad():
+        parameter.copy_(values) if isinstance(values, Tensor) else parameter.fill_(values)
