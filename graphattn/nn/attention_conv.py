@@ -351,9 +351,8 @@ class AttentionConv(MessagePassing):
             options |= {"edge_attr": edge_attr, "edge_proj": self.score.edge_proj(edge_attr)}
         if self.score.kind == "dot":
             result = ops.edge_attention(q, k, v, layout, scale=self.score.scale, bias=bias, **options)
-        elif e is None and (fused := self._fused(q, k, v, layout)):
-            q, k, vector, slope = fused
-            result = ops.additive_attention(q, k, v, vector, layout, negative_slope=slope, bias=bias, **options)
+        elif edge_attr is None and (operands := self._fused(projected, layout)):
+            result = ops.additive_attention(v=v, edge_index=layout, bias=bias, **operands, **options)
         else:
             scores = self._scores(projected, layout)
             result = ops.edge_aggregate(_add(scores, bias), v, layout, **options)
@@ -369,24 +368,24 @@ class AttentionConv(MessagePassing):
     ) -> Step | None:
         """A hop that computes its weights anew, where the backend then never stores them."""
         q, k, v, e = projected
-        if self.normalize != "softmax" or self.hops == math.inf or q is None or e is not None or values is not None:
+        if self.normalize != "softmax" or self.hops == math.inf or values is not None:
             return None
         if prior is not None:
             bias = _add(log_prior(prior).expand(-1, self.heads), bias)
         options: dict[str, Any] = {"edge_index": layout, "bias": bias, "backend": self.backend}
-        if self.score.kind == "dot":
+        if self.score.kind == "dot" and e is None:
             fuses = ops.fuses(self.backend, layout, q, k, v)
             return partial(ops.edge_attention, q, k, scale=self.score.scale, **options) if fuses else None
-        if (fused := self._fused(q, k, v, layout)) is None:
-            return None
-        q, k, vector, slope = fused
-        return partial(ops.additive_attention, q, k, vector=vector, negative_slope=slope, **options)
+        operands = self._fused(projected, layout)
+        return None if operands is None else lambda x: ops.additive_attention(v=x, **operands, **options)
 
-    def _fused(self, q: Any, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor, float] | None:
+    def _fused(self, projected: Projected, layout: Layout) -> dict[str, Any] | None:
         """The operands of an additive score that the backend computes inside its softmax."""
-        additive = self.score.additive(q, k)
-        fuses = additive is not None and ops.fuses(self.backend, layout, *additive[:2], v)
-        return additive if fuses else None
+        q, k, v, e = projected
+        operands = self.score.additive(q, k, e)
+        if operands is None or not ops.fuses(self.backend, layout, operands["q"], operands["k"], v):
+            return None
+        return operands
 
     def _pass_messages(
         self,

@@ -14,6 +14,7 @@ from graphattn.ops.inputs import (
     as_layout,
     check_device,
     check_dropout,
+    check_edge_features,
     check_edges,
     check_float,
     check_nodes,
@@ -50,6 +51,8 @@ def additive_attention(
     edge_index: Any,
     *,
     negative_slope: float = 0.2,
+    edge_attr: Tensor | None = None,
+    edge_proj: Tensor | None = None,
     bias: Tensor | None = None,
     dropout: float = 0.0,
     return_weights: bool = False,
@@ -60,7 +63,7 @@ def additive_attention(
     .. math::
         \mathbf{o}_i = \sum_{e=(j,i)} p_e \mathbf{v}_j, \quad
         p_e = \operatorname{softmax}_{e \to i}\left(
-        \mathbf{a}^{\top} \operatorname{LeakyReLU}(\mathbf{q}_i + \mathbf{k}_j) + b_e\right)
+        \mathbf{a}^{\top} \operatorname{LeakyReLU}(\mathbf{q}_i + \mathbf{k}_j + \mathbf{W}\mathbf{e}_e) + b_e\right)
 
     ``triton`` computes the scores inside the softmax, forward and backward, and stores none; the other backends store
     :math:`E \times H` scores, evaluated in blocks of edges.
@@ -72,6 +75,8 @@ def additive_attention(
         vector: The vector :math:`\mathbf{a}` of each head.
         edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout``.
         negative_slope: Slope of the LeakyReLU below 0.
+        edge_attr: Edge features :math:`\mathbf{e}`, added inside the LeakyReLU after projection.
+        edge_proj: Their projection :math:`\mathbf{W}`, one matrix a head; needed with ``edge_attr``.
         bias: Added to the scores; ``-inf`` removes an edge.
         dropout: Probability of dropping a weight, as in :func:`edge_attention`.
         return_weights: Whether to also return the weights, as they were before dropout.
@@ -79,7 +84,8 @@ def additive_attention(
 
     Shapes:
         - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)`, ``v`` :math:`(M, H, C_v)`, ``vector``
-          :math:`(H, C)`, ``edge_index`` :math:`(2, E)`, ``bias`` :math:`(E, H)`
+          :math:`(H, C)`, ``edge_index`` :math:`(2, E)`, ``edge_attr`` :math:`(E, D)`, ``edge_proj``
+          :math:`(H, C, D)`, ``bias`` :math:`(E, H)`
         - **output:** :math:`(N, H, C_v)`, and weights :math:`(E, H)` in the caller's edge order
 
     Returns:
@@ -109,23 +115,28 @@ def additive_attention(
     layout = as_layout(edge_index, q.size(0), k.size(0))
     if bias is not None:
         check_edges("bias", bias, layout, heads=q.size(1))
-    check_device(layout, q=q, k=k, v=v, vector=vector, bias=bias)
+    check_edge_features(edge_attr, edge_proj, layout, heads=q.size(1), channels=q.size(2))
+    check_device(layout, q=q, k=k, v=v, vector=vector, edge_attr=edge_attr, edge_proj=edge_proj, bias=bias)
+    (q, k, v, vector, edge_attr, edge_proj, bias), dtype = promote(q, k, v, vector, edge_attr, edge_proj, bias)
     if fuses(backend, layout, q, k, v):
         check_dropout(dropout)
-        (q, k, v, vector, bias), dtype = promote(q, k, v, vector, bias)
         with without_autocast(layout.edge_index.device):
             out, weights = triton.additive_attention(
-                q, k, v, vector, layout, negative_slope, bias, dropout, return_weights
+                q, k, v, vector, layout, negative_slope, edge_attr, edge_proj, bias, dropout, return_weights
             )
         return out if weights is None else (out, weights.to(dtype))
 
-    def score(q_i: Tensor, k_j: Tensor, _: Tensor | None) -> Tensor:
-        return (torch.nn.functional.leaky_relu(q_i + k_j, negative_slope) * vector).sum(dim=-1)
+    def score(q_i: Tensor, k_j: Tensor, e_ij: Tensor | None) -> Tensor:
+        total = q_i + k_j
+        if e_ij is not None:
+            total = total + torch.einsum("hcd,ed->ehc", edge_proj, e_ij)
+        return (torch.nn.functional.leaky_relu(total, negative_slope) * vector).sum(dim=-1)
 
     if backend == "reference":  # differentiable twice
         source, target = layout.edge_index.long()
-        scores = score(q.index_select(0, target), k.index_select(0, source), None)
+        scores = score(q.index_select(0, target), k.index_select(0, source), edge_attr)
     else:
-        scores = edge_scores(score, q, k, None, layout, (vector,))
+        parameters = (vector,) if edge_proj is None else (vector, edge_proj)
+        scores = edge_scores(score, q, k, edge_attr, layout, parameters)
     scores = scores if bias is None else scores + bias
     return edge_aggregate(scores, v, layout, dropout=dropout, return_weights=return_weights, backend=backend)

@@ -30,6 +30,7 @@ _CHUNK = 64  # channels that products and combine take at a time
 NUM_WARPS = 1
 _PROGRAMS = 2**31  # of one launch, and indices of 32 bits
 _UNIT = 8  # channels: 16 bytes of half precision
+_BLOCK_BYTES = 64 << 20  # of each array of edges by channels that the gradients of edge features pass through
 
 Csc = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -202,6 +203,8 @@ def triton_attention(
     k: Tensor,
     v: Tensor,
     vector: Tensor | None,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
     bias: Tensor | None,
     seed: Tensor | None,
     scale: float,
@@ -229,6 +232,8 @@ def triton_attention(
         k,
         v,
         lse if vector is None else _ready(vector),
+        v if edge_attr is None else edge_attr.contiguous(),
+        v if edge_proj is None else _ready(edge_proj),
         lse if bias is None else bias.contiguous(),
         _no_seed(v) if seed is None else seed,
         out,
@@ -244,6 +249,7 @@ def triton_attention(
         value_heads=heads,
         key_units=q.size(2) // _UNIT,
         value_units=v.size(2) // _UNIT,
+        edge_dim=0 if edge_attr is None else edge_attr.size(1),
         scale=scale,
         slope=slope,
         dropout=dropout,
@@ -265,7 +271,7 @@ def triton_attention(
 
 
 @triton_attention.register_fake
-def _(q, k, v, vector, bias, seed, scale, slope, dropout, with_weights, rowptr, col, colptr, row, slot):  # type: ignore[no-untyped-def]
+def _(q, k, v, vector, edge_attr, edge_proj, bias, seed, scale, slope, dropout, with_weights, rowptr, col, *csc):  # type: ignore[no-untyped-def]
     heads, wide = v.size(1), _wide(v)
     edges = v.new_empty(col.size(0) if with_weights else 0, heads, dtype=wide)
     kept = torch.empty_like(edges) if seed is not None else edges.new_empty(0, heads)
@@ -280,6 +286,8 @@ def triton_attention_backward(
     k: Tensor,
     v: Tensor,
     vector: Tensor | None,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
     bias: Tensor | None,
     seed: Tensor | None,
     out: Tensor,
@@ -294,8 +302,8 @@ def triton_attention_backward(
     colptr: Tensor,
     row: Tensor,
     slot: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`triton_attention` with respect to q, k, v, the vector and the bias."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`triton_attention` with respect to q, k, v, the vector, the edges and the bias."""
     q, k, v = _ready(q), _ready(k), _ready(v)
     heads, wide = v.size(1), _wide(v)
     grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out)
@@ -306,12 +314,15 @@ def triton_attention_backward(
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     additive = int(vector is not None)
     dvector = q.new_empty(q.size(0), heads, q.size(2) * additive, dtype=wide)
-    dbias = q.new_empty(col.numel() if bias_grad else 0, heads, dtype=wide)
+    to_scores = bias_grad or edge_attr is not None
+    dscores = q.new_empty(col.numel() if to_scores else 0, heads, dtype=wide)
     given = (
         q,
         k,
         v,
         lse if vector is None else _ready(vector),
+        v if edge_attr is None else edge_attr.contiguous(),
+        v if edge_proj is None else _ready(edge_proj),
         lse if bias is None else bias.contiguous(),
         _no_seed(v) if seed is None else seed,
         grad_out,
@@ -324,6 +335,7 @@ def triton_attention_backward(
         "dtype": v.dtype,
         "key_units": q.size(2) // _UNIT,
         "value_units": v.size(2) // _UNIT,
+        "edge_dim": 0 if edge_attr is None else edge_attr.size(1),
         "scale": scale,
         "slope": slope,
         "dropout": dropout,
@@ -335,8 +347,8 @@ def triton_attention_backward(
     }
     launch = _Launch(rowptr, col, heads)
     part_q, part_vector = launch.parts(q, q.size(2)), launch.parts(q, q.size(2) * additive)
-    results = dq, dvector, dbias, part_q, part_vector
-    launch.run("backward_rows", *given, *results, rowptr, col, **options, has_scores=int(bias_grad))
+    results = dq, dvector, dscores, part_q, part_vector
+    launch.run("backward_rows", *given, *results, rowptr, col, **options, has_scores=int(to_scores))
     launch.combine(part_q, dq)
     launch.combine(part_vector, dvector)
     launch = _Launch(colptr, row, heads)
@@ -344,15 +356,46 @@ def triton_attention_backward(
     launch.run("backward_columns", *given, dk, dv, part_k, part_v, colptr, row, slot, **options, linear=0)
     launch.combine(part_k, dk)
     launch.combine(part_v, dv)
-    return dq, dk, dv, dvector.sum(dim=0), dbias
+    dedge, dproj = v.new_empty(0), v.new_empty(0)
+    if vector is not None and edge_attr is not None and edge_proj is not None:
+        dedge, dproj = _edge_gradients(dscores, q, k, vector, edge_attr, edge_proj, slope, rowptr, col)
+    return dq, dk, dv, dvector.sum(dim=0), dedge, dproj, dscores if bias_grad else dscores[:0].clone()
+
+
+def _edge_gradients(
+    dscores: Tensor,
+    q: Tensor,
+    k: Tensor,
+    vector: Tensor,
+    edge_attr: Tensor,
+    edge_proj: Tensor,
+    slope: float,
+    rowptr: Tensor,
+    col: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the edges' features and their projection: matrix products over blocks of slots."""
+    wide = dscores.dtype
+    rows, proj = slot_rows(rowptr, col.numel()), edge_proj.to(wide)
+    dedge, dproj = torch.empty_like(edge_attr), torch.zeros_like(proj)
+    size = max(1, _BLOCK_BYTES // (q.size(1) * q.size(2) * wide.itemsize))
+    for start in range(0, col.numel(), size):
+        block = slice(start, start + size)
+        features = edge_attr[block].to(wide)
+        total = q.index_select(0, rows[block]).to(wide) + k.index_select(0, col[block]).to(wide)
+        total += torch.einsum("ed,dhc->ehc", features, proj)
+        steep = torch.where(total > 0, vector, vector * slope) * dscores[block].unsqueeze(2)
+        dedge[block] = torch.einsum("ehc,dhc->ed", steep, proj).to(edge_attr.dtype)
+        dproj += torch.einsum("ehc,ed->dhc", steep, features)
+    return dedge, dproj.to(edge_proj.dtype)
 
 
 @triton_attention_backward.register_fake
-def _(grad_out, grad_weights, q, k, v, vector, bias, seed, out, lse, *rest):  # type: ignore[no-untyped-def]
+def _(grad_out, grad_weights, q, k, v, vector, edge_attr, edge_proj, bias, seed, out, lse, *rest):  # type: ignore[no-untyped-def]
     _, _, _, _, bias_grad, _, col, *_ = rest
     dvector = lse.new_empty(v.size(1), 0 if vector is None else q.size(2))
     dbias = lse.new_empty(col.size(0) if bias_grad else 0, v.size(1))
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dvector, dbias
+    dedge, dproj = (v.new_empty(0) if x is None else x.new_empty(x.shape) for x in (edge_attr, edge_proj))
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dvector, dedge, dproj, dbias
 
 
 @torch.library.custom_op("graphattn::triton_sddmm", mutates_args=())
@@ -398,7 +441,7 @@ def triton_spmm(
     out = x.new_empty(rowptr.numel() - 1, launch.heads, x.size(2))
     unused = x.new_empty(out.shape[:2], dtype=_wide(x))
     part, part_lse = launch.parts(x, x.size(2)), launch.parts(x)
-    arrays = x, x, x, unused, weights, _no_seed(x), out, unused, unused, unused, part, part_lse, rowptr, col
+    arrays = x, x, x, unused, x, x, weights, _no_seed(x), out, unused, unused, unused, part, part_lse, rowptr, col
     launch.run("forward", *arrays, **_linear(x), value_heads=x.size(1), has_scores=0)
     launch.combine(part, out)
     return out
@@ -426,7 +469,7 @@ def triton_spmm_transposed(
     launch = _Launch(colptr, row, heads)
     out = x.new_empty(colptr.numel() - 1, heads, x.size(2))
     part_k, part = launch.parts(x, 0), launch.parts(x, x.size(2))
-    given = x, x, x, weights, weights, _no_seed(x), x, weights, weights, weights
+    given = x, x, x, weights, x, x, weights, _no_seed(x), x, weights, weights, weights
     arrays = *given, x, out, part_k, part, colptr, row, slot
     launch.run("backward_columns", *arrays, **_linear(x), has_grad=0)
     launch.combine(part, out)
@@ -445,6 +488,7 @@ def _linear(x: Tensor) -> dict[str, Any]:
         "dtype": x.dtype,
         "key_units": 0,
         "value_units": x.size(2) // _UNIT,
+        "edge_dim": 0,
         "scale": 0.0,
         "slope": 0.0,
         "dropout": 0.0,
@@ -477,14 +521,16 @@ def _attention_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-de
 
 
 def _attention_autograd(ctx, grad_out, grad_lse, grad_weights, grad_kept):  # type: ignore[no-untyped-def]
-    q, k, v, vector, bias, seed, out, lse, weights, rowptr, col, *csc = ctx.saved_tensors
-    dq, dk, dv, dvector, dbias = triton_attention_backward(
+    q, k, v, vector, edge_attr, edge_proj, bias, seed, out, lse, weights, rowptr, col, *csc = ctx.saved_tensors
+    dq, dk, dv, dvector, dedge, dproj, dbias = triton_attention_backward(
         grad_out,
         grad_weights,
         q,
         k,
         v,
         vector,
+        edge_attr,
+        edge_proj,
         bias,
         seed,
         out,
@@ -493,13 +539,15 @@ def _attention_autograd(ctx, grad_out, grad_lse, grad_weights, grad_kept):  # ty
         ctx.scale,
         ctx.slope,
         ctx.dropout,
-        ctx.needs_input_grad[4],
+        ctx.needs_input_grad[6],
         rowptr,
         col,
         *_transpose(rowptr, col, csc, k.size(0)),
     )
-    dvector = dvector.to(vector.dtype) if ctx.needs_input_grad[3] else None
-    return dq, dk, dv, dvector, dbias if ctx.needs_input_grad[4] else None, *[None] * 10
+    dvector = None if vector is None else dvector.to(vector.dtype)
+    if edge_attr is None:
+        dedge = dproj = None
+    return dq, dk, dv, dvector, dedge, dproj, dbias if ctx.needs_input_grad[6] else None, *[None] * 10
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -591,7 +639,7 @@ def aggregate(
 ) -> tuple[Tensor, Tensor | None]:
     q, k = v.new_empty(layout.num_rows, v.size(1), 0), v.new_empty(layout.num_cols, v.size(1), 0)
     slots = _to_slots(scores, layout)
-    return _attend(q, k, v, None, slots, layout, 0.0, 0.0, dropout, edge_attr, edge_proj, return_weights)
+    return _attend(q, k, v, None, None, None, slots, layout, 0.0, 0.0, dropout, edge_attr, edge_proj, return_weights)
 
 
 def attention(
@@ -613,7 +661,7 @@ def attention(
         features = _padded(edge_attr.to(_wide(q))).unsqueeze(1)
         term = scale * triton_sddmm(rows, features, *_pattern(layout.incidence(), features))
         slots = term if slots is None else slots + term
-    return _attend(q, k, v, None, slots, layout, scale, 0.0, dropout, edge_attr, edge_proj, return_weights)
+    return _attend(q, k, v, None, None, None, slots, layout, scale, 0.0, dropout, edge_attr, edge_proj, return_weights)
 
 
 def additive_attention(
@@ -623,12 +671,17 @@ def additive_attention(
     vector: Tensor,
     layout: Layout,
     slope: float,
+    edge_attr: Tensor | None,
+    edge_proj: Tensor | None,
     bias: Tensor | None,
     dropout: float,
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
     slots = None if bias is None else _to_slots(bias, layout)
-    return _attend(q, k, v, vector, slots, layout, 0.0, slope, dropout, None, None, return_weights)
+    features = proj = None
+    if edge_attr is not None and edge_proj is not None:
+        features, proj = _to_slots(edge_attr, layout), _padded(edge_proj.permute(2, 0, 1))
+    return _attend(q, k, v, vector, features, proj, slots, layout, 0.0, slope, dropout, None, None, return_weights)
 
 
 def _attend(
@@ -636,6 +689,8 @@ def _attend(
     k: Tensor,
     v: Tensor,
     vector: Tensor | None,
+    score_attr: Tensor | None,
+    score_proj: Tensor | None,
     bias: Tensor | None,
     layout: Layout,
     scale: float,
@@ -645,7 +700,7 @@ def _attend(
     edge_proj: Tensor | None,
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend with a bias in slot order, then add what the edges' own features contribute to the values."""
+    """Attend with features in additive scores and a bias, both in slot order, then add what the edges' own features contribute to the values."""
     seed = None
     if dropout > 0:
         seed = torch.randint(2**63 - 1, (1,), device=v.device)
@@ -656,6 +711,8 @@ def _attend(
         _padded(k),
         _padded(v),
         None if vector is None else _padded(vector).to(_wide(v)),
+        score_attr,
+        score_proj,
         None if bias is None else bias.to(_wide(v)),
         seed,
         scale,

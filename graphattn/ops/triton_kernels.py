@@ -4,9 +4,9 @@ One program serves one head of one row, or of one segment of a row too long for 
 tiles of ``BLOCK_E`` neighbours by ``BLOCK_C`` channels and sums each tile position by position, so that the tile is
 reduced once a row and a warp needs no shared memory. A score is either a dot product or additive,
 
-    s = scale * sum_c q_c k_c + bias      or      s = sum_c vector_c * LeakyReLU(q_c + k_c) + bias,
+    s = scale * sum_c q_c k_c + bias      or      s = sum_c vector_c * LeakyReLU(q_c + k_c + (W e)_c) + bias,
 
-and only its log-sum-exp per row is kept: the backward computes scores and dropout anew. Gradients of queries are sums
+with features e of the edge, and only its log-sum-exp per row is kept: the backward computes scores and dropout anew. Gradients of queries are sums
 over rows, those of keys and values sums over columns of the transposed pattern: no atomics, the same bits every time.
 
 Options of a call are run-time numbers, uniform over a program, so that few kernels serve all calls: a kernel is
@@ -26,10 +26,10 @@ UNIT = tl.constexpr(8)
 # at a multiple of 16 bytes.
 _NUMBERS = [
     *("num_rows", "num_segments", "segment", "heads", "key_heads", "value_heads", "key_units", "value_units", "units"),
-    *("additive", "linear", "weighted", "has_bias", "has_grad", "has_dropout", "has_scores"),
+    *("edge_dim", "additive", "linear", "weighted", "has_bias", "has_grad", "has_dropout", "has_scores"),
 ]
 _ARRAYS = [
-    *("pointer", "index", "slots", "segment_row", "segment_start", "seed"),
+    *("pointer", "index", "slots", "segment_row", "segment_start", "seed", "edge_attr"),
     *("bias", "scores", "kept", "lse", "delta", "grad_weights", "grad_bias"),
 ]
 _jit = triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_ARRAYS)
@@ -84,6 +84,17 @@ def _at(slot, heads, head):
 
 
 @triton.jit
+def _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, units, tile, ACC: tl.constexpr):
+    """Add the projected features of the edges to a tile of their keys or queries."""
+    channel = tl.arange(0, tile.shape[1])
+    for dim in range(0, edge_dim):
+        feature = tl.load(edge_attr + _at(slot, edge_dim, dim), mask=valid, other=0.0).to(ACC)
+        weight = edge_proj + (dim * heads + head) * (units * UNIT) + channel
+        tile += feature[:, None] * tl.load(weight, mask=channel < units * UNIT, other=0.0).to(ACC)[None, :]
+    return tile
+
+
+@triton.jit
 def _score(query, key, vector, additive, scale, slope):
     """Score a tile of pairs; ``query`` and ``key`` broadcast against each other."""
     if additive:
@@ -117,6 +128,8 @@ def forward(
     k,
     v,
     vector,
+    edge_attr,
+    edge_proj,
     bias,
     seed,
     out,
@@ -136,6 +149,7 @@ def forward(
     value_heads,
     key_units,
     value_units,
+    edge_dim,
     scale,
     slope,
     dropout,
@@ -165,6 +179,7 @@ def forward(
         valid = slot < stop
         column = tl.load(index + slot, mask=valid, other=0)
         key = _rows(k, column, valid, heads, head, key_units, BLOCK_C, ACC)
+        key = _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, key, ACC)
         score = _score(query, key, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + _at(slot, heads, head), mask=valid, other=0.0)
@@ -206,6 +221,8 @@ def backward_rows(
     k,
     v,
     vector,
+    edge_attr,
+    edge_proj,
     bias,
     seed,
     grad_out,
@@ -227,6 +244,7 @@ def backward_rows(
     heads,
     key_units,
     value_units,
+    edge_dim,
     scale,
     slope,
     dropout,
@@ -259,6 +277,7 @@ def backward_rows(
         column = tl.load(index + slot, mask=valid, other=0)
         place = _at(slot, heads, head)
         key = _rows(k, column, valid, heads, head, key_units, BLOCK_C, ACC)
+        key = _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, key, ACC)
         score = _score(query, key, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)
@@ -290,6 +309,8 @@ def backward_columns(
     k,
     v,
     vector,
+    edge_attr,
+    edge_proj,
     bias,
     seed,
     grad_out,
@@ -311,6 +332,7 @@ def backward_columns(
     heads,
     key_units,
     value_units,
+    edge_dim,
     scale,
     slope,
     dropout,
@@ -342,6 +364,7 @@ def backward_columns(
         slot = tl.load(slots + entry, mask=valid, other=0).to(row.dtype)
         place = _at(slot, heads, head)
         query = _rows(q, row, valid, heads, head, key_units, BLOCK_C, ACC)
+        query = _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, query, ACC)
         score = _score(query, key, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)

@@ -22,19 +22,24 @@ def _additive(x: dict[str, Tensor], graph: Graph, edges: Any, **options: Any) ->
     return additive_attention(**x, edge_index=edges, return_weights="bias" in x, **options)
 
 
-def _pair_shapes(channels: int, width: int, *, bias: bool) -> Callable[[Graph], dict[str, tuple[int, ...]]]:
+def _pair_shapes(
+    channels: int, width: int, *, bias: bool = False, edge_dim: int = 0
+) -> Callable[[Graph], dict[str, tuple[int, ...]]]:
     def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
         nodes = {n: (graph.num_rows if n == "q" else graph.num_cols, HEADS, channels) for n in "qk"}
         nodes |= {"v": (graph.num_cols, HEADS, width), "vector": (HEADS, channels)}
+        if edge_dim:
+            nodes |= {"edge_attr": (graph.num_edges, edge_dim), "edge_proj": (HEADS, channels, edge_dim)}
         return nodes | ({"bias": (graph.num_edges, HEADS)} if bias else {})
 
     return shapes
 
 
 ADDITIVE = {
-    "gat": Op(_pair_shapes(1, 5, bias=False), _additive),
-    "gatv2": Op(_pair_shapes(5, 5, bias=False), _additive),
-    "gatv2_bias": Op(_pair_shapes(5, 3, bias=True), _additive),
+    "gat": Op(_pair_shapes(1, 5), _additive),
+    "gat_edge_attr": Op(_pair_shapes(1, 5, edge_dim=3), _additive),
+    "gatv2": Op(_pair_shapes(5, 5), _additive),
+    "gatv2_all": Op(_pair_shapes(5, 3, bias=True, edge_dim=2), _additive),
 }
 
 
@@ -60,7 +65,7 @@ def test_every_op(op: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("op", ["attention_all", "gatv2_bias"])
+@pytest.mark.parametrize("op", ["attention_all", "gatv2_all"])
 def test_every_dtype(op: str, dtype: torch.dtype) -> None:
     graph = GRAPHS["self_loops"]
     table = {**OPS, **ADDITIVE}
@@ -88,7 +93,7 @@ def test_indices_of_64_bits() -> None:
     assert_agrees(OPS["attention_bias"], OPS["attention_bias"].inputs(graph), graph, wide)
 
 
-@pytest.mark.parametrize("op", ["attention_bias", "sddmm", "spmm", "gatv2_bias"])
+@pytest.mark.parametrize("op", ["attention_bias", "sddmm", "spmm", "gatv2_all"])
 def test_long_rows_and_columns_are_split(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of less than a segment, exactly one, several and a ragged last; the same for columns."""
     monkeypatch.setattr(triton, "SEGMENT", 4)
@@ -254,14 +259,15 @@ def _operators() -> list[tuple[str, tuple[Any, ...]]]:
     none = (None, None, None)
     q, k, v = (torch.randn(n, HEADS, c) for n, c in ((7, 8), (11, 8), (11, 16)))
     bias, vector, seed = torch.randn(graph.num_edges, HEADS), torch.randn(HEADS, 8), torch.ones(1, dtype=torch.int64)
-    plain = (q, k, v, None, None, None, 0.5, 0.0, 0.0, False, rowptr, col)
-    full = (q, k, v, vector, bias, seed, 0.5, 0.2, 0.5, True, rowptr, col)
+    edges = torch.randn(graph.num_edges, 2), torch.randn(2, HEADS, 8)
+    plain = (q, k, v, *[None] * 5, 0.5, 0.0, 0.0, False, rowptr, col)
+    full = (q, k, v, vector, *edges, bias, seed, 0.5, 0.2, 0.5, True, rowptr, col)
     samples = [("triton_attention", (*plain, *none)), ("triton_attention", (*full, *csc))]
     for x in (plain, full):
         out, lse, weights, _ = torch.ops.graphattn.triton_attention(*x, *csc)
         grads = (out, weights if x is full else None)
         samples.append(
-            ("triton_attention_backward", (*grads, *x[:6], out, lse, weights, *x[6:9], x is full, *x[10:], *csc))
+            ("triton_attention_backward", (*grads, *x[:8], out, lse, weights, *x[8:11], x is full, *x[12:], *csc))
         )
     samples += [("triton_sddmm", (q, k, rowptr, col, *csc)), ("triton_spmm", (bias, v, rowptr, col, *none))]
     return samples + [("triton_spmm_transposed", (bias, q, *csc, flag)) for flag in (False, True)]
@@ -276,12 +282,16 @@ def test_every_operator_describes_itself() -> None:
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize("hops", [1, 3])
-@pytest.mark.parametrize("score", ["dot", "gat", "gatv2"])
-def test_layers_fuse_their_scores(score: str, hops: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = GRAPHS["self_loops"]
-    layers = [AttentionConv(6, 5, heads=2, score=score, hops=hops, backend=b).double() for b in ("triton", "reference")]
+@pytest.mark.parametrize(("score", "edge_dim"), [("dot", None), ("gat", None), ("gat", 3), ("gatv2", None), ("gatv2", 3)])
+def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first hop and the further ones, none of which stores a weight."""
+    graph, hops = GRAPHS["self_loops"], 3
+    layers = [
+        AttentionConv(6, 5, heads=2, score=score, edge_dim=edge_dim, hops=hops, backend=b).double()
+        for b in ("triton", "reference")
+    ]
     layers[1].load_state_dict(layers[0].state_dict())
+    edge_attr = None if edge_dim is None else torch.randn(graph.num_edges, edge_dim, dtype=torch.float64)
     called: list[str] = []
     original = triton.triton_attention
 
@@ -294,9 +304,9 @@ def test_layers_fuse_their_scores(score: str, hops: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(triton, "triton_attention", counted)
     monkeypatch.setattr(AttentionConv, "_scores", lambda *_: pytest.fail("the scores were stored"))
     x = torch.randn(4, 6, dtype=torch.float64)
-    found = layers[0](x, graph.edge_index)
+    found = layers[0](x, graph.edge_index, edge_attr)
     monkeypatch.undo()
-    truth = layers[1](x, graph.edge_index)
+    truth = layers[1](x, graph.edge_index, edge_attr)
     assert called == [score] * hops
     found_grads, grads = (
         torch.autograd.grad(y.square().sum(), list(layer.parameters()), allow_unused=True)
