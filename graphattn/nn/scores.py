@@ -313,7 +313,11 @@ class GAT(Score):
             return None
         operands = {"q": q.unsqueeze(-1), "k": k.unsqueeze(-1), "vector": k.new_ones(self.heads, 1)}
         # What the edges add, one number a head, as features of which each head takes its own.
-        edges = {} if e is None else {"edge_attr": e, "edge_proj": torch.eye(self.heads, dtype=e.dtype, device=e.device).unsqueeze(1)}
+        edges = (
+            {}
+            if e is None
+            else {"edge_attr": e, "edge_proj": torch.eye(self.heads, dtype=e.dtype, device=e.device).unsqueeze(1)}
+        )
         return {**operands, **edges, "negative_slope": self.negative_slope}
 
     def edge(self, q_i: Tensor | None, k_j: Tensor, e_ij: Tensor | None) -> Tensor:

@@ -19,6 +19,8 @@ from tests.ops.cases import GRAPHS, HEADS, OPS, Graph, Op, random_graph, run
 
 
 def _additive(x: dict[str, Tensor], graph: Graph, edges: Any, **options: Any) -> Any:
+    # Scores of order 1, as those of dot products: weights are known to eps times the log-sum-exp.
+    x = x | {"vector": x["vector"] * x["vector"].size(1) ** -0.5}
     return additive_attention(**x, edge_index=edges, return_weights="bias" in x, **options)
 
 
@@ -282,7 +284,9 @@ def test_every_operator_describes_itself() -> None:
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize(("score", "edge_dim"), [("dot", None), ("gat", None), ("gat", 3), ("gatv2", None), ("gatv2", 3)])
+@pytest.mark.parametrize(
+    ("score", "edge_dim"), [("dot", None), ("gat", None), ("gat", 3), ("gatv2", None), ("gatv2", 3)]
+)
 def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first hop and the further ones, none of which stores a weight."""
     graph, hops = GRAPHS["self_loops"], 3
