@@ -2,11 +2,11 @@
 
     python benchmarks/roofline.py --out benchmarks/results
 
-Every time here is a prediction, none is measured; ``gpu.py`` sets measured times beside them. A kernel takes at least as
-long as its bytes at the published bandwidth, or its operations at the published rate of float32, whichever is longer. The
-bytes lie between two counts: *least*, where caches deliver every row but once, and *most*, where every row that an edge
-gathers comes from memory. PyG's bytes are counted by running its form on tensors without data: what every operation reads
-and writes, an atomic addition as one write.
+Every time here is a prediction, none is measured; ``gpu.py`` sets measured times beside them. A kernel takes at least
+as long as its bytes at the published bandwidth, or its operations at the published rate of float32, whichever is
+longer. The bytes lie between two counts: *least*, where memory delivers every row once and caches the rest, and *most*,
+where every row that an edge gathers comes from memory. PyG's bytes are counted by running its form on tensors without
+data: what every operation reads and writes, an atomic addition as one write.
 """
 
 from __future__ import annotations
@@ -238,19 +238,19 @@ def predict(problem: Problem) -> dict[str, Any]:
     return table
 
 
+SIZES = {"50k nodes, 1M edges, 4x32": (50_000, 1_000_000, 4, 32), "50k nodes, 1M edges, 8x8": (50_000, 1_000_000, 8, 8)}
 CASES = {
-    f"50k nodes, 1M edges, {heads}x{channels}, {score}, {dtype}": Problem(
-        50_000, 1_000_000, heads, channels, score, size
-    )
+    f"{name}, {score}, {dtype}": Problem(*sizes, score, itemsize)
     for score in SCORES
-    for heads, channels in ((4, 32), (8, 8))
-    for dtype, size in (("float32", 4), ("bfloat16", 2))
+    for name, sizes in SIZES.items()
+    for dtype, itemsize in (("float32", 4), ("bfloat16", 2))
 }
 CASES["2.4M nodes, 62M edges, 4x32, dot, bfloat16"] = Problem(2_449_029, 61_859_140, 4, 32, "dot", 2)
 
 
 def report(results: dict[str, Any]) -> str:
     """Write the two tables: kernels, and passes against PyG's form."""
+    passes = " | ".join(f"{d}, predicted ms (least to most) | PyG's form, predicted ms" for d in DEVICES)
     lines = [
         "# Roofline: predicted, not measured",
         "",
@@ -262,9 +262,7 @@ def report(results: dict[str, Any]) -> str:
         "",
         "## Passes",
         "",
-        "| case | pass | "
-        + " | ".join(f"{d}, predicted ms (least to most) | PyG's form, predicted ms" for d in DEVICES)
-        + " |",
+        f"| case | pass | {passes} |",
         "|" + "---|" * (2 + 2 * len(DEVICES)),
     ]
     for case, table in results["predictions"].items():
@@ -303,9 +301,7 @@ def main() -> None:
     from _results import save
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results"), help="folder of roofline.json, roofline.md"
-    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the tables")
     args = parser.parse_args()
     rates = {d: {"bytes_per_second": b, "flops_per_second": f} for d, (b, f) in DEVICES.items()}
     results = {

@@ -31,10 +31,8 @@ PER_WIDTH = ("forward", "backward_rows", "backward_columns")
 CHUNKED = ("products", "combine")  # which take any width in chunks of 64 channels
 
 Variant = tuple[str, torch.dtype, int]
-VARIANTS: list[Variant] = [
-    (kernel, dtype, width) for kernel in PER_WIDTH for dtype in DTYPES for width in BLOCK_CHANNELS
-]
-VARIANTS += [(kernel, dtype, 64) for kernel in CHUNKED for dtype in DTYPES]
+VARIANTS: list[Variant] = [(name, dtype, width) for name in PER_WIDTH for dtype in DTYPES for width in BLOCK_CHANNELS]
+VARIANTS += [(name, dtype, 64) for name in CHUNKED for dtype in DTYPES]
 
 FEATURES = {"q", "k", "v", "edge_attr", "edge_proj", "grad_out", "out", "grad_q", "grad_k", "grad_v"}
 _INDICES = {"pointer": "*i32", "index": "*i32", "segment_row": "*i32", "segment_start": "*i32"}
@@ -103,17 +101,17 @@ def report(results: dict[str, Any]) -> str:
     """Write the table: a row a kernel, the targets side by side."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     targets = [f"sm_{target}" for target in TARGETS]
+    columns = " | ".join(f"{target}: registers | shared | spilled | warps" for target in targets)
     lines = [
         "# Triton kernels, compiled ahead of time",
         "",
         f"{versions}. Compiled without a GPU: these are properties of the machine code, not measurements of speed. A "
         "kernel takes heads of up to *channels*, *edges* at a time; a program is one warp. *Registers* are those of a "
-        "thread, *shared* and *spilled* bytes, *warps* how many the registers of an SM leave room for (of 32 programs at "
-        "most), *16-byte loads* the vector loads in the PTX. A run-time flag, not another kernel, switches bias, edge "
-        "features, dropout, additive scores and returned weights.",
+        "thread, *shared* and *spilled* bytes, *warps* how many the registers of an SM leave room for (of 32 programs "
+        "at most), *16-byte loads* the vector loads in the PTX. A run-time flag, not another kernel, switches bias, "
+        "edge features, dropout, additive scores and returned weights.",
         "",
-        f"| kernel | dtype | channels | edges | {' | '.join(f'{t}: registers | shared | spilled | warps' for t in targets)} "
-        "| 16-byte loads |",
+        f"| kernel | dtype | channels | edges | {columns} | 16-byte loads |",
         "|" + "---|" * (5 + 4 * len(targets)),
     ]
     rows: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
@@ -131,15 +129,13 @@ def main() -> None:
     from _results import installed, save
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results"), help="folder of triton_kernels.json, .md"
-    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table")
     parser.add_argument("--quick", action="store_true", help="compile one kernel only")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
         kernels = list(measure(VARIANTS[-1:] if args.quick else VARIANTS))
-    results = {"versions": installed("graphattn", "torch", "triton"), "kernels": kernels}
+    results = {"versions": installed("torch", "triton"), "kernels": kernels}
     save(args.out / "triton_kernels.json", results)
     (args.out / "triton_kernels.md").write_text(report(results))
     print(report(results))

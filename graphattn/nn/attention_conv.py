@@ -334,7 +334,7 @@ class AttentionConv(MessagePassing):
         return_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Score, normalize and propagate in the fused kernels."""
-        q, k, v, e = projected
+        q, k, v, _ = projected
         dropout = self.dropout if self.training else 0.0
         if self.normalize != "softmax":
             alpha = self._normalized(_add(self._scores(projected, layout), bias), layout, prior, batch)

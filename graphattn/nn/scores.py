@@ -311,14 +311,13 @@ class GAT(Score):
     def additive(self, q: Tensor | None, k: Tensor, e: Tensor | None) -> dict[str, Any] | None:
         if q is None or type(self).edge is not GAT.edge:
             return None
-        operands = {"q": q.unsqueeze(-1), "k": k.unsqueeze(-1), "vector": k.new_ones(self.heads, 1)}
-        # What the edges add, one number a head, as features of which each head takes its own.
-        edges = (
-            {}
-            if e is None
-            else {"edge_attr": e, "edge_proj": torch.eye(self.heads, dtype=e.dtype, device=e.device).unsqueeze(1)}
-        )
-        return {**operands, **edges, "negative_slope": self.negative_slope}
+        ends = {"q": q.unsqueeze(-1), "k": k.unsqueeze(-1), "vector": k.new_ones(self.heads, 1)}
+        edges = {}
+        if e is not None:
+            # What the edges add, one number a head, as features of which each head takes its own.
+            own = torch.eye(self.heads, dtype=e.dtype, device=e.device).unsqueeze(1)
+            edges = {"edge_attr": e, "edge_proj": own}
+        return {**ends, **edges, "negative_slope": self.negative_slope}
 
     def edge(self, q_i: Tensor | None, k_j: Tensor, e_ij: Tensor | None) -> Tensor:
         total = k_j if q_i is None else q_i + k_j

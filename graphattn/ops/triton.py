@@ -700,7 +700,7 @@ def _attend(
     edge_proj: Tensor | None,
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend with features in additive scores and a bias, both in slot order, then add what the edges' own features contribute to the values."""
+    """Attend with edge values in slot order, then add what the edges' features contribute to the values."""
     seed = None
     if dropout > 0:
         seed = torch.randint(2**63 - 1, (1,), device=v.device)

@@ -6,8 +6,9 @@ reduced once a row and a warp needs no shared memory. A score is either a dot pr
 
     s = scale * sum_c q_c k_c + bias      or      s = sum_c vector_c * LeakyReLU(q_c + k_c + (W e)_c) + bias,
 
-with features e of the edge, and only its log-sum-exp per row is kept: the backward computes scores and dropout anew. Gradients of queries are sums
-over rows, those of keys and values sums over columns of the transposed pattern: no atomics, the same bits every time.
+with features e of an edge, and only its log-sum-exp per row is kept: the backward computes scores and dropout anew.
+Gradients of queries are sums over rows, those of keys and values sums over columns of the transposed pattern: no
+atomics, the same bits every time.
 
 Options of a call are run-time numbers, uniform over a program, so that few kernels serve all calls: a kernel is
 compiled per dtype and per power of two of channels. Widths come in units of eight channels, which lets every load and

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,11 +12,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def roofline(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def roofline(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(FOLDER))
     import roofline
 
-    yield roofline
+    return roofline
 
 
 def test_bytes_of_the_kernels_by_hand(roofline: ModuleType) -> None:

@@ -284,9 +284,7 @@ def test_every_operator_describes_itself() -> None:
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize(
-    ("score", "edge_dim"), [("dot", None), ("gat", None), ("gat", 3), ("gatv2", None), ("gatv2", 3)]
-)
+@pytest.mark.parametrize(("score", "edge_dim"), [("dot", None), ("gat", None), ("gat", 3), ("gatv2", 3)])
 def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first hop and the further ones, none of which stores a weight."""
     graph, hops = GRAPHS["self_loops"], 3
