@@ -245,8 +245,8 @@ def report(results: dict[str, Any]) -> str:
         "# Measured on a GPU",
         "",
         f"{device['name']}; a copy moves {device['copy_bytes_per_second'] / 1e12:.2f} TB/s. The roofline is a "
-        f"prediction from {source}: *of roofline* is the predicted time over the measured one, forward / backward, with every "
-        "gathered row from memory once and, in brackets, once for every edge.",
+        f"prediction from {source}: *of roofline* is the predicted time over the measured one, forward / backward, "
+        "with every gathered row from memory once and, in brackets, once for every edge.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|" + "---|" * len(COLUMNS),
