@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from graphattn.ops import triton_kernels
-from graphattn.ops.triton import BLOCK_CHANNELS, DTYPES, NUM_WARPS, tile
+from graphattn.ops.triton import BLOCK_CHANNELS, DTYPES, MAX_REGISTERS, NUM_WARPS, tile
 
 TARGETS = (80, 90)
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -56,8 +56,9 @@ def compile_kernel(variant: Variant, target: int) -> dict[str, Any]:
         signature[parameter.name] = kind
         if kind.startswith("*") and not parameter.do_not_specialize_on_alignment:
             aligned[(parameter.num,)] = [["tt.divisibility", 16]]
+    options = {"num_warps": NUM_WARPS, "maxnreg": MAX_REGISTERS}
     source = ASTSource(kernel, signature, constants, aligned)
-    return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": NUM_WARPS}).asm
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options).asm
 
 
 def resources(compiled: dict[str, Any]) -> dict[str, int]:

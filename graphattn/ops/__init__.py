@@ -15,9 +15,9 @@ CUDA       eager, torch-scatter installed for this torch         ``scatter``    
 any        any other                                             ``reference``  defines the result
 =========  ====================================================  =============  ======================================
 
-The files are in ``benchmarks/results``. ``benchmarks/gpu.py`` checks and times the CUDA rows on a machine that has a GPU;
-whatever it measures, the rules above are what the code does now. Without one, the kernels run in Triton's interpreter
-against float64, and ``triton_kernels.md`` lists registers, shared memory and spills of each, compiled for A100 and H100.
+The files are in ``benchmarks/results``. ``benchmarks/gpu.py`` checks and times the CUDA rows on a machine that has a
+GPU. Without one, the kernels run in Triton's interpreter against float64, and ``triton_kernels.md`` lists registers,
+shared memory and spills of each, compiled for A100 and H100.
 
 Fused (nothing of E x H is kept for the backward but the row log-sum-exps, N x H): :func:`edge_attention` without edge
 features and :func:`additive_attention` with and without; there the weights of further hops are computed anew too. Not

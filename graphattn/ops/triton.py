@@ -27,7 +27,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK_CHANNELS = (32, 64, 128, 256)
 TILES = {"forward": (1024, 512), "backward_rows": (512, 512), "backward_columns": (512, 512), "products": (1024, 1024)}
 _CHUNK = 64  # channels that products and combine take at a time
-NUM_WARPS = 1
+# One warp a program; 12 of them share the 65,536 registers of an SM. Left to itself, ptxas spills some kernels to fit 16.
+NUM_WARPS, MAX_REGISTERS = 1, 168
+LAUNCH = {"num_warps": NUM_WARPS} | ({} if torch.version.hip else {"maxnreg": MAX_REGISTERS})
 _PROGRAMS = 2**31  # of one launch, and indices of 32 bits
 _UNIT = 8  # channels: 16 bytes of half precision
 _BLOCK_BYTES = 64 << 20  # of each array of edges by channels that the gradients of edge features pass through
@@ -156,7 +158,7 @@ class _Launch:
             **numbers,
             **tile(kernel, channels, dtype.itemsize),
             ACC=kernels.tl.float64 if dtype == torch.float64 else kernels.tl.float32,
-            num_warps=NUM_WARPS,
+            **LAUNCH,
         )
 
     def combine(self, part: Tensor, out: Tensor, part_lse: Tensor | None = None, lse: Tensor | None = None) -> None:
@@ -179,7 +181,7 @@ class _Launch:
             weighted=int(part_lse is not None),
             **tile("combine", _CHUNK, part.element_size()),
             ACC=kernels.tl.float64 if part.dtype == torch.float64 else kernels.tl.float32,
-            num_warps=NUM_WARPS,
+            **LAUNCH,
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphattn.ops.triton import BLOCK_CHANNELS, MAX_CHANNELS, tile
+from graphattn.ops.triton import BLOCK_CHANNELS, MAX_CHANNELS, MAX_REGISTERS, tile
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -30,9 +30,6 @@ def _script() -> ModuleType:
 
 table = _script()
 
-# 32 warps is the most that an SM takes of programs of one warp; its 65,536 registers then leave 64 a thread, and half
-# of the warps 128. The kernels trade warps for loads in flight, down to 12 warps, for which registers come in eights.
-MAX_REGISTERS = 65_536 // (12 * 32) // 8 * 8
 MAX_SHARED = 1024  # what sm_90 sets aside for itself
 # One of each kernel for the everyday run, those that need the most registers; the whole list is marked slow.
 EVERYDAY = [
