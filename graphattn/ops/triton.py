@@ -27,7 +27,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK_CHANNELS = (32, 64, 128, 256)
 TILES = {"forward": (1024, 512), "backward_rows": (512, 512), "backward_columns": (512, 512), "products": (1024, 1024)}
 _CHUNK = 64  # channels that products and combine take at a time
-# One warp a program; 12 of them share the 65,536 registers of an SM. Left to itself, ptxas spills some kernels to fit 16.
+# One warp a program; 12 of them share an SM's 65,536 registers. Left to itself, ptxas spills some kernels to fit 16.
 NUM_WARPS, MAX_REGISTERS = 1, 168
 LAUNCH = {"num_warps": NUM_WARPS} | ({} if torch.version.hip else {"maxnreg": MAX_REGISTERS})
 _PROGRAMS = 2**31  # of one launch, and indices of 32 bits
