@@ -378,7 +378,7 @@ def _edge_gradients(
     """Gradients of the edges' features and their projection: matrix products over blocks of slots."""
     wide = dscores.dtype
     rows, proj = slot_rows(rowptr, col.numel()), edge_proj.to(wide)
-    dedge, dproj = torch.empty_like(edge_attr), torch.zeros_like(proj)
+    dedge, dproj = edge_attr.new_empty(edge_attr.shape), proj.new_zeros(proj.shape)
     size = max(1, _BLOCK_BYTES // (q.size(1) * q.size(2) * wide.itemsize))
     for start in range(0, col.numel(), size):
         block = slice(start, start + size)
@@ -682,7 +682,7 @@ def additive_attention(
     slots = None if bias is None else _to_slots(bias, layout)
     features = proj = None
     if edge_attr is not None and edge_proj is not None:
-        features, proj = _to_slots(edge_attr, layout), _padded(edge_proj.permute(2, 0, 1))
+        features, proj = _to_slots(edge_attr, layout), _padded(edge_proj.permute(2, 0, 1).contiguous())
     return _attend(q, k, v, vector, features, proj, slots, layout, 0.0, slope, dropout, None, None, return_weights)
 
 
