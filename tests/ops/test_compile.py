@@ -121,7 +121,7 @@ def _assert_compiled_is_eager(function: Runner, op: str, backend: str, as_layout
 
 
 @pytest.mark.parametrize("as_layout", [False, True], ids=["tensor", "layout"])
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["auto", pytest.param("reference", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("op", PUBLIC)
 def test_compiled_equals_eager_without_recompiling(op: str, backend: str, as_layout: bool, reset_dynamo: None) -> None:
     _assert_compiled_is_eager(_runner(op, None, backend=backend), op, "aot_eager", as_layout)
