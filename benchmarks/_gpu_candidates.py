@@ -70,14 +70,26 @@ def operators(problem: Problem, graph: Graph) -> dict[str, Run]:
         REFERENCE: attend(problem, graph.affinity, "reference"),
         OURS: attend(problem, graph.affinity, "auto"),
     }
-    if importlib.util.find_spec("turbo_gnn") and problem.score != "gat":
-        found |= _turbo_gnn(problem, graph)
-    if importlib.util.find_spec("dgl"):
-        found["DGL"] = _dgl(problem, graph)
+    for name, package, build in (("turbo-gnn", "turbo_gnn", _turbo_gnn), ("DGL", "dgl", _dgl)):
+        if importlib.util.find_spec(package) is None:
+            continue
+        try:
+            found |= build(problem, graph)
+        except Exception as error:  # an extension built for another torch, say: the others go on
+            found[name] = _failing(error)
     return found
 
 
+def _failing(error: Exception) -> Run:
+    def run(x: dict[str, Tensor]) -> Tensor:
+        raise error
+
+    return run
+
+
 def _turbo_gnn(problem: Problem, graph: Graph) -> dict[str, Run]:
+    if problem.score == "gat":
+        return {}  # which it does not have
     import turbo_gnn
 
     (rowptr, col, _), (colptr, row, _) = graph.affinity.layout.csr(), graph.affinity.layout.csc()
@@ -99,7 +111,7 @@ def _turbo_gnn(problem: Problem, graph: Graph) -> dict[str, Run]:
     return {"turbo-gnn": lambda x: run(x, "q", "k"), "turbo-gnn, ends exchanged": lambda x: run(x, "k", "q")}
 
 
-def _dgl(problem: Problem, graph: Graph) -> Run:
+def _dgl(problem: Problem, graph: Graph) -> dict[str, Run]:
     import dgl
 
     source, target = graph.edge_index
@@ -115,7 +127,7 @@ def _dgl(problem: Problem, graph: Graph) -> Run:
             scores = (total * x["vector"]).sum(dim=2, keepdim=True)
         return dgl.ops.u_mul_e_sum(pattern, x["v"], dgl.ops.edge_softmax(pattern, scores))
 
-    return run
+    return {"DGL": run}
 
 
 def layers(problem: Problem, graph: Graph, device: str) -> tuple[dict[str, Run], dict[str, torch.nn.Module]]:

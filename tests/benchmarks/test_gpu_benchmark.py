@@ -97,6 +97,18 @@ def test_what_differs_is_never_timed(gpu: ModuleType, monkeypatch: pytest.Monkey
     assert "forward" in records[gpu.OURS]
 
 
+def test_a_peer_that_cannot_be_imported_is_a_failed_candidate(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import _gpu_candidates
+
+    monkeypatch.setattr(_gpu_candidates.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "dgl", None)
+    monkeypatch.setitem(sys.modules, "turbo_gnn", None)
+    records: dict[str, Any] = {}
+    gpu.check(_problem(gpu), "cpu", records)
+    assert records["DGL"]["status"] == records["turbo-gnn"]["status"] == "failed"
+    assert records[gpu.OURS]["status"] == "ok"
+
+
 def test_copies_fill_twice_the_cache(gpu: ModuleType) -> None:
     x = torch.empty(256)  # 1 KiB
     assert gpu.copies({"x": x}, 0) == 1
