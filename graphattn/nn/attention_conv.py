@@ -382,10 +382,7 @@ class AttentionConv(MessagePassing):
     def _fused(self, projected: Projected, layout: Layout) -> dict[str, Any] | None:
         """The operands of an additive score that the backend computes inside its softmax."""
         q, k, v, e = projected
-        operands = self.score.additive(q, k, e)
-        if operands is None or not ops.fuses(self.backend, layout, operands["q"], operands["k"], v):
-            return None
-        return operands
+        return self.score.additive(q, k, e) if ops.fuses(self.backend, layout, k, k, v) else None
 
     def _pass_messages(
         self,

@@ -40,7 +40,9 @@ def fuses(backend: str, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> bool
         >>> fuses("csr", Layout(torch.tensor([[0], [1]]), 2, 2), x, x, x)
         False
     """
-    return choose_backend(backend, layout, q, k, v) is triton
+    # On the CPU "auto" never does, and choosing there may read all indices.
+    possible = backend == "triton" or (backend == "auto" and layout.edge_index.device.type != "cpu")
+    return possible and choose_backend(backend, layout, q, k, v) is triton
 
 
 def additive_attention(
