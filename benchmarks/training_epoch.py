@@ -5,8 +5,8 @@
 Each run is a fresh process that trains by ``graphattn.training.fit`` and takes the median of its epochs, the first one
 left out; an epoch is a step over the whole graph and a validation. Runs of both networks alternate, and the table has
 the medians over ``--repeats`` rounds. Both have two layers of GAT attention, 8 heads and 64 channels (4 and 128 on the
-synthetic graph). PyG's network maps the features inside its first layer, ours in front of it, so that ours has one more
-linear map. Bags of words are given to both as sparse rows, and again as dense ones, which is PyG's usual form.
+synthetic graph), and give the features to the first layer. After the last one PyG's network has the mean of its heads,
+ours a linear map. Bags of words are given to both as sparse rows, and again as dense ones, which is PyG's usual form.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
         task = load(name, folder if folder.is_dir() else spec["data"])
     if sparse:
         task = transform(task, {"SparseFeatures": {}})
-    options = {"hidden_channels": width, "heads": heads, "num_layers": 2, "dropout": 0.5}
-    network = make_network(spec["model"], task, options | ({"score": "gat"} if spec["model"] == OURS else {}))
+    options: dict[str, Any] = {"hidden_channels": width, "heads": heads, "num_layers": 2, "dropout": 0.5}
+    options |= {"score": "gat", "encoder": None} if spec["model"] == OURS else {}
+    network = make_network(spec["model"], task, options)
     with use_threads(spec["threads"]):
         recipe = Recipe(3 if spec["quick"] else epochs, batch_size=None, lr=0.005, optimizer="adamw")
         result = fit(network, task, recipe, device="cpu", progress=False)

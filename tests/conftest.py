@@ -1,7 +1,11 @@
-"""Fixtures that every test shares. Seeds are fixed; torch's thread count is left as the machine set it."""
+"""Fixtures that every test shares, and how many processes share the tests, if there are several.
+
+Seeds are fixed. One process leaves torch's thread count as the machine set it; several divide the cores among them.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -15,8 +19,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
 
 import numpy as np
+import psutil
 import pytest
 import torch
+
+_WORKER_BYTES = 3 * 2**30  # what a worker holds at most, with the processes that its tests start
+_MAX_WORKERS = 16  # more would spend longer on importing and collecting than on their share of the tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +37,34 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings",
         "ignore:`torch.jit.script` is deprecated. Please switch to `torch.compile` or `torch.export`.:FutureWarning",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collection pass over the modules and tests, millions of objects that are there to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+# Nobody asks for what follows where pytest-xdist is not installed.
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return what ``-n auto`` means: a worker for each core, as far as the free memory goes."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # pytest-xdist reads it
+    return max(1, min(_cores(), psutil.virtual_memory().available // _WORKER_BYTES, _MAX_WORKERS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[object]) -> None:
+    """Divide the cores among the workers, which are started with the environment of this process."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // len(specs))))
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def obtain(
         name: Name of the set.
         folders: Where to look.
         files: What must be there.
-        urls: Where the files come from. A ``.zip`` is unpacked without its top folder.
+        urls: Where the files come from. A ``.zip`` is unpacked without its top folder, if it has one.
         check: Reads the files of a folder and raises ``ValueError`` if they are not the set.
         digests: First 16 hexadecimal digits of SHA-256 of the files for which they are known.
 
@@ -108,13 +108,15 @@ def _place(new: Path, target: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip without its top folder, and nothing outside of ``folder``."""
+    """Unpack a zip without its top folder, if it has one, and nothing outside of ``folder``."""
     with zipfile.ZipFile(archive) as files:
-        for member in files.infolist():
+        members = [member for member in files.infolist() if not member.filename.startswith("__MACOSX/")]
+        top = int(any("/" in member.filename for member in members))
+        for member in members:
             parts = Path(member.filename).parts
-            if member.is_dir() or len(parts) < 2 or ".." in parts:
+            if member.is_dir() or len(parts) <= top or ".." in parts:
                 continue
-            path = folder.joinpath(*parts[1:])
+            path = folder.joinpath(*parts[top:])
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.open(member) as source, open(path, "wb") as copy:
                 shutil.copyfileobj(source, copy)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from graphattn.datasets.embedded import SETS as EMBEDDED
 from graphattn.datasets.embedded import load_embedded
+from graphattn.datasets.events import EventTask
 from graphattn.datasets.heterophilous import SETS as HETEROPHILOUS
 from graphattn.datasets.heterophilous import load_heterophilous
+from graphattn.datasets.jodie import SETS as JODIE
+from graphattn.datasets.jodie import load_jodie
 from graphattn.datasets.local import load_local
 from graphattn.datasets.lrgb import SETS as LRGB
 from graphattn.datasets.lrgb import load_lrgb
@@ -21,11 +24,15 @@ from graphattn.datasets.ogb import SETS as OGB
 from graphattn.datasets.ogb import load_ogb
 from graphattn.datasets.planetoid import SETS as PLANETOID
 from graphattn.datasets.planetoid import load_planetoid
+from graphattn.datasets.snap import SETS as SNAP
+from graphattn.datasets.snap import load_snap
 from graphattn.datasets.tasks import Task
+from graphattn.datasets.tgb import SETS as TGB
+from graphattn.datasets.tgb import load_tgb
 from graphattn.datasets.tudataset import SETS as TU
 from graphattn.datasets.tudataset import load_tu
 
-_LOADERS: dict[str, Callable[[str, Path, str | int | None], Task]] = {
+_LOADERS: dict[str, Callable[[str, Path, str | int | None], Task | EventTask]] = {
     **dict.fromkeys(EMBEDDED, load_embedded),
     **dict.fromkeys(PLANETOID, load_planetoid),
     **dict.fromkeys(HETEROPHILOUS, load_heterophilous),
@@ -34,6 +41,9 @@ _LOADERS: dict[str, Callable[[str, Path, str | int | None], Task]] = {
     **dict.fromkeys(LRGB, load_lrgb),
     **dict.fromkeys(OGB, load_ogb),
     HIV: load_hiv,
+    **dict.fromkeys(SNAP, load_snap),
+    **dict.fromkeys(JODIE, load_jodie),
+    **dict.fromkeys(TGB, load_tgb),
 }
 _LEFT_OUT = {
     "squirrel": "nodes come twice, some in the training and in the test set; load 'squirrel-filtered'",
@@ -67,7 +77,7 @@ def names() -> list[str]:
     return list(_LOADERS)
 
 
-def load(name: str, root: str | Path = "data", split: str | int | None = None) -> Task:
+def load(name: str, root: str | Path = "data", split: str | int | None = None) -> Task | EventTask:
     """Load a set as a task: its data, one of its splits, its metric and what its licence says.
 
     Files are looked for under ``root``, in the layout of PyG or OGB or lying there side by side. If they are not there,
@@ -84,16 +94,26 @@ def load(name: str, root: str | Path = "data", split: str | int | None = None) -
     Peptides-func, PascalVOC-SP ...               ``"official"``
     ogbn-*, ogbl-*, ogbg-*, molhiv-smiles         OGB's, under its name, such as ``"scaffold"``
     digits-knn, karate, sbm                       random; karate ``"one-per-class:SEED"``
-    local:PATH                                    ``"given"`` if the files say one, random
+    CollegeMsg, BitcoinOTC, BitcoinAlpha          by time
+    jodie-wikipedia, jodie-wikipedia-labels ...   by time
+    tgbl-wiki, tgbl-review ...                    ``"official"``
+    local:PATH                                    ``"given"`` if the files say one, random; events by time
     ============================================  ================================================================
 
     The random splits are ``"random-20:SEED"``, 20 nodes of each class and 500 and 1,000 others (seed 123 unless
     given), and ``"random-60-20-20:SEED"``, these percentages of all nodes (seed 0 unless given). ``split_name`` of the
     task tells which one it is: numbers on different splits cannot be compared.
 
+    Streams of events are split by time, 70, 15 and 15 % as :func:`chronological_split` does it:
+    ``"inductive-70-15-15:SEED"``, the default where events are asked for, hides a tenth of the nodes from training
+    (seed 0 unless given), and ``"chronological-70-15-15"``, the default where labels are, none. The sets of JODIE ask
+    for the next event, or with ``-labels`` for the users that are banned or drop out. Ratings of the Bitcoin sets are
+    features from -1 to 1.
+
     The readers are tested on the original files of Cora, PubMed, Minesweeper, squirrel-filtered, Actor, Texas,
-    Amazon-Photo, MUTAG, PROTEINS, ogbg-molbace, ogbg-molesol, ogbl-ddi and molhiv-smiles; the other sets are read by
-    the same code from the same layouts: format tested, not run.
+    Amazon-Photo, MUTAG, PROTEINS, ogbg-molbace, ogbg-molesol, ogbl-ddi, molhiv-smiles, CollegeMsg, BitcoinOTC and
+    BitcoinAlpha; the other sets are read by the same code, and those of LRGB, JODIE and TGB, from small files in the
+    same layouts: format tested, not run.
 
     A local graph is a file ``.pt`` (a PyG ``Data``, or a list of them), ``.npz``, ``.graphml``, ``.gml`` or ``.gexf``,
     or a folder with ``edges.csv`` (columns ``source``, ``target``, perhaps ``weight``) and ``nodes.csv`` or
@@ -103,6 +123,10 @@ def load(name: str, root: str | Path = "data", split: str | int | None = None) -
     targets of a regression; nothing, or -1, is a label that is not known. ``split`` names ``train``, ``val`` or
     ``test``; in ``.pt`` and ``.npz`` the masks of PyG do. Edges are taken as they are directed, those of undirected
     networkx graphs in both directions. :func:`read_local` reads the same files as a plain graph, also without labels.
+
+    A file ``.csv`` or ``.parquet`` holds events, a row for each in the order of time: columns ``src`` and ``dst``,
+    names of nodes, ``t``, a number such as seconds, perhaps ``label``, and features. With ``label`` the task asks for
+    it (empty where it is not known), without for the next event.
 
     Args:
         name: Name of the set, as :func:`names` lists it, or ``"local:PATH"``. Case does not matter.
@@ -115,7 +139,7 @@ def load(name: str, root: str | Path = "data", split: str | int | None = None) -
     Raises:
         ValueError: If the name or the split is unknown, or the files are broken or unsound.
         FileNotFoundError: If files are missing and cannot be downloaded; it says which belong where.
-        ImportError: If a file needs a package that is not installed.
+        ImportError: If a file needs a package that is not installed, and for the sets of TGB without py-tgb.
 
     Example:
         >>> task = load("karate")

@@ -11,6 +11,8 @@ from torch_geometric.data import Data
 from graphattn.datasets._checks import check_graph
 from graphattn.datasets._local_files import Split, read_files
 from graphattn.datasets._splits import RANDOM, parse_split, random_split, split_name
+from graphattn.datasets.events import EventTask
+from graphattn.datasets.local_events import SUFFIXES, load_local_events
 from graphattn.datasets.tasks import GraphTask, NodeTask
 
 _LICENCE = "your own"
@@ -54,17 +56,20 @@ def read_local(path: str | Path) -> Data | list[Data]:
     return content
 
 
-def load_local(path: Path, split: str | int | None) -> NodeTask | GraphTask:
-    """Load a graph, or graphs, of one's own as a task; the catalog documents the formats.
+def load_local(path: Path, split: str | int | None) -> NodeTask | GraphTask | EventTask:
+    """Load a graph, graphs or events of one's own as a task; the catalog documents the formats.
 
     Args:
         path: A file or a folder.
-        split: ``"given"``, or ``"given:NUMBER"`` where masks have several columns; or a random split.
+        split: ``"given"``, or ``"given:NUMBER"`` where masks have several columns; or a random split. Of events a split
+            by time.
 
     Raises:
         FileNotFoundError: If there is nothing at the path, or a folder lacks its tables.
         ValueError: If the format is unknown, or the content broken or unsound.
     """
+    if path.suffix in SUFFIXES:
+        return load_local_events(path, split)
     content, given = read_files(path)
     if isinstance(content, Data):
         return _node_task(path, content, given, split)

@@ -16,6 +16,7 @@ from torch_geometric.transforms import BaseTransform
 
 import graphattn.transforms
 from graphattn.datasets._checks import check_graph
+from graphattn.datasets.events import EventTask
 from graphattn.datasets.tasks import GraphTask, Task
 from graphattn.engine import seeded
 
@@ -48,7 +49,8 @@ def transform(task: T, transforms: Mapping[str, Mapping[str, Any]]) -> T:
         The task of the new graphs.
 
     Raises:
-        TypeError: If ``transforms`` is no mapping of names to arguments, or an argument is no plain value.
+        TypeError: If ``transforms`` is no mapping of names to arguments, an argument is no plain value, or the task is
+            of events.
         ValueError: If a name or an argument is unknown, a transform was applied before, does not suit the graphs or
             changes the nodes, or a new feature is NaN.
 
@@ -59,6 +61,8 @@ def transform(task: T, transforms: Mapping[str, Mapping[str, Any]]) -> T:
         >>> task.data.pe.shape, task.data.x.layout, list(task.transform)
         (torch.Size([34, 4]), torch.sparse_csr, ['AddRandomWalkPE', 'SparseFeatures'])
     """
+    if isinstance(task, EventTask):
+        raise TypeError(f"{task.name} is a stream of events; transforms are of graphs, change its data instead")
     apply = make_transform(transforms)
     twice = [name for name in transforms if name in task.transform]
     if twice:

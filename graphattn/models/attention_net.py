@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn.models import JumpingKnowledge
 
-from graphattn.models.inputs import InputEncoder, edge_encoder, encode_edges, split_width
+from graphattn.models.inputs import (
+    check_features,
+    drop_features,
+    edge_encoder,
+    encode_edges,
+    optional_encoder,
+    split_width,
+)
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv
 from graphattn.nn.feed_forward import ACTIVATIONS, check_options, make_norm
@@ -43,7 +50,8 @@ class AttentionNet(Network):
         add_self_loops: Whether every node also attends to itself.
         edge_dim: Columns of the edge features; ``None`` if there are none.
         edge_vocabulary: Number of categories of each column of the edge features; ``None`` if they are numbers.
-        encoder: ``"linear"``, or ``"embedding"`` for node features that are categories.
+        encoder: ``"linear"``, ``"embedding"`` for node features that are categories, or ``None``, which gives the
+            features to the first attention, as GAT was published.
         vocabulary: Number of categories of each column of the node features, with ``"embedding"``.
         residual: Whether the input of a layer is added to its output.
         norm: ``"layer"``, ``"batch"`` or ``None``, after each attention.
@@ -88,7 +96,7 @@ class AttentionNet(Network):
         add_self_loops: bool = True,
         edge_dim: int | None = None,
         edge_vocabulary: Sequence[int] | None = None,
-        encoder: str = "linear",
+        encoder: str | None = "linear",
         vocabulary: Sequence[int] | None = None,
         residual: bool = False,
         norm: str | None = None,
@@ -103,14 +111,17 @@ class AttentionNet(Network):
             raise ValueError(f"num_layers is {num_layers}; expected at least 1")
         if jump not in JUMPS:
             raise ValueError(f"jump is {jump!r}; expected one of {', '.join(map(repr, JUMPS))}")
+        if encoder is None and residual:
+            raise ValueError("residual is True but encoder is None; the features have no width to be added in")
         self.act = ACTIVATIONS[act]
         self.dropout = dropout
         self.residual = residual
-        self.encoder = InputEncoder(encoder, in_channels, hidden_channels, vocabulary, dropout)
+        self.in_channels = in_channels
+        self.encoder = optional_encoder(encoder, in_channels, hidden_channels, vocabulary, dropout)
         self.edge_encoder, edge_width = edge_encoder(edge_dim, edge_vocabulary, hidden_channels)
         self.convs = nn.ModuleList(
             AttentionConv(
-                hidden_channels,
+                in_channels if self.encoder is None and number == 0 else hidden_channels,
                 split_width(hidden_channels, heads),
                 heads,
                 score=score,
@@ -123,7 +134,7 @@ class AttentionNet(Network):
                 dropout=attention_dropout,
                 add_self_loops=add_self_loops,
             )
-            for _ in range(num_layers)
+            for number in range(num_layers)
         )
         self.norms = nn.ModuleList(make_norm(norm, hidden_channels) for _ in range(num_layers))
         self.jump = None if jump is None else JumpingKnowledge(jump, hidden_channels, num_layers)
@@ -145,7 +156,11 @@ class AttentionNet(Network):
             batch: Graph of each node, for ``normalize="relu_frobenius"`` and ``"sigmoid"``.
         """
         edge_attr = encode_edges(self.edge_encoder, edge_attr)
-        h = self._drop(self.act(self.encoder(x)))
+        if self.encoder is None:
+            check_features(x, self.in_channels)
+            h = drop_features(x, self.dropout if self.training else 0.0)
+        else:
+            h = self._drop(self.act(self.encoder(x)))
         layers = []
         for conv, norm in zip(self.convs, self.norms, strict=True):
             out = self._drop(self.act(norm(conv(h, edge_index, edge_attr, batch=batch))))

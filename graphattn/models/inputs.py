@@ -137,13 +137,38 @@ class InputEncoder(nn.Module):
         if self.lin is None:
             assert self.embed is not None, "there is one of the two"
             return self.embed(x)
-        if x.layout not in (torch.strided, torch.sparse_csr):
-            raise TypeError(f"x has layout {x.layout}; expected dense or CSR, pass x.to_sparse_csr()")
-        if not x.is_floating_point():
-            raise TypeError(f"x has dtype {x.dtype}; expected numbers, pass encoder='embedding' for categories")
-        if x.dim() != 2 or x.size(1) != self.lin.in_features:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected [nodes, {self.lin.in_features}]")
+        check_features(x, self.lin.in_features)
         return self.lin(drop_features(x, self.dropout if self.training else 0.0))
+
+
+def optional_encoder(
+    encoder: str | None,
+    in_channels: int,
+    hidden_channels: int,
+    vocabulary: Sequence[int] | None = None,
+    dropout: float = 0.0,
+) -> InputEncoder | None:
+    """Make an encoder, or none where the first layer maps the features itself.
+
+    Example:
+        >>> optional_encoder(None, 7, 4) is None
+        True
+    """
+    if encoder is not None:
+        return InputEncoder(encoder, in_channels, hidden_channels, vocabulary, dropout)
+    if vocabulary is not None:
+        raise ValueError("vocabulary is given, but encoder is None; pass encoder='embedding'")
+    return None
+
+
+def check_features(x: Tensor, in_channels: int) -> None:
+    """Raise unless features are numbers, dense or CSR, with as many columns as expected."""
+    if x.layout not in (torch.strided, torch.sparse_csr):
+        raise TypeError(f"x has layout {x.layout}; expected dense or CSR, pass x.to_sparse_csr()")
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; expected numbers, pass encoder='embedding' for categories")
+    if x.dim() != 2 or x.size(1) != in_channels:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected [nodes, {in_channels}]")
 
 
 def drop_features(x: Tensor, dropout: float) -> Tensor:

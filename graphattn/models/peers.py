@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import APPNP, GAT, GCN, GINConv, GINEConv, GPSConv, GraphSAGE, SGFormer
 
-from graphattn.models.inputs import InputEncoder, drop_features, edge_encoder, encode_edges
+from graphattn.models.inputs import InputEncoder, drop_features, edge_encoder, encode_edges, optional_encoder
 from graphattn.models.network import Network, reset
 from graphattn.nn.feed_forward import check_options
 
@@ -72,7 +72,7 @@ class MessagePassingNet(Network):
         attends = conv in ("gat", "gatv2")
         if not attends and (heads, edge_dim) != (1, None):
             raise ValueError(f"heads is {heads} and edge_dim is {edge_dim}, but {conv!r} has neither; leave them out")
-        self.encoder = _optional_encoder(encoder, in_channels, hidden_channels, vocabulary)
+        self.encoder = optional_encoder(encoder, in_channels, hidden_channels, vocabulary)
         self.edge_encoder, edge_width = edge_encoder(edge_dim, edge_vocabulary, hidden_channels)
         model = {"gcn": GCN, "sage": GraphSAGE, "gat": GAT, "gatv2": GAT}[conv]
         options = {"v2": conv == "gatv2", "heads": heads, "edge_dim": edge_width} if attends else {}
@@ -273,7 +273,7 @@ class SGFormerNet(Network):
     ) -> None:
         super().__init__(locals())
         check_options("relu", dropout=dropout)
-        self.encoder = _optional_encoder(encoder, in_channels, hidden_channels, vocabulary)
+        self.encoder = optional_encoder(encoder, in_channels, hidden_channels, vocabulary)
         width = in_channels if self.encoder is None else hidden_channels
         self.net = SGFormer(
             width,
@@ -301,16 +301,6 @@ class SGFormerNet(Network):
         net = self.net
         mixed = net.graph_weight * net.graph_conv(h, edge_index) + (1 - net.graph_weight) * net.trans_conv(h, batch)
         return net.fc(mixed)
-
-
-def _optional_encoder(
-    encoder: str | None, in_channels: int, hidden_channels: int, vocabulary: Sequence[int] | None
-) -> InputEncoder | None:
-    if encoder is not None:
-        return InputEncoder(encoder, in_channels, hidden_channels, vocabulary)
-    if vocabulary is not None:
-        raise ValueError("vocabulary is given, but encoder is None; pass encoder='embedding'")
-    return None
 
 
 def _encode(encoder: InputEncoder | None, x: Tensor, dropout: float, dense: bool) -> Tensor:

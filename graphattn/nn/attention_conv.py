@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from graphattn.affinity.normalize import NORMALIZATIONS, EdgeSupport, log_prior,
 from graphattn.nn.edges import FILLS, append_loops, check_edge_attr, read_edges
 from graphattn.nn.encodings.rotary import RotaryEncoding
 from graphattn.nn.encodings.time import TimeEncoding
-from graphattn.nn.hops import SERIES, bound_radius, check_hops, fraction, logit, sum_hops
+from graphattn.nn.hops import SERIES, Step, bound_radius, check_hops, fraction, logit, sum_hops
 from graphattn.nn.messages import SUMS, drop_weights, edge_factors, needs_messages
 from graphattn.nn.positions import check_rotary, rotate
 from graphattn.nn.scores import Projected, Score, resolve
@@ -83,8 +85,8 @@ class AttentionConv(MessagePassing):
         time_fusion: How the time comes in: ``"concat"`` behind the edge features, ``"add"`` to them, which needs equal
             widths, or ``"kernel"``, which adds :math:`\alpha_h K(t_{ij}, 0)` to the scores, with :math:`\alpha_h`
             learned from 0 on.
-        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``, see :mod:`graphattn.ops`; the solver of
-            ``hops=math.inf`` has one of its own.
+        backend: ``"auto"``, ``"reference"``, ``"csr"``, ``"scatter"`` or ``"triton"``, see
+            :mod:`graphattn.ops`; the solver of ``hops=math.inf`` has its own. ``"triton"`` draws its own dropout.
         **kwargs: Further arguments of ``torch_geometric.nn.MessagePassing``.
 
     Shapes:
@@ -281,16 +283,22 @@ class AttentionConv(MessagePassing):
             projected = rotate(self.rotary, projected, pos, isinstance(x, (tuple, list)))
         values = edge_attr if self.score.edge_values else None
         # Further hops go along the weights of the first.
-        return_weights = return_attention_weights or self.hops != 1 or self.series == "sum"
+        more, messages = self.hops != 1 or self.series == "sum", needs_messages(self, AttentionConv)
+        step = self._step(projected, values, layout, prior, bias) if more and not messages else None
+        return_weights = return_attention_weights or (more and step is None)
         alpha: Tensor | None
-        if needs_messages(self, AttentionConv):
+        if messages:
             out, alpha = self._pass_messages(projected, values, layout, prior, bias, batch)
         else:
             out, alpha = self._attend(projected, values, layout, prior, bias, batch, return_weights)
 
-        if self.hops != 1 or self.series == "sum":
-            assert alpha is not None, "both paths return the weights that further hops need"
-            weights = alpha if not self.explain else alpha * edge_factors(self, alpha.size(0)).unsqueeze(1)
+        if more:
+            weights: Tensor | Step
+            if step is not None:
+                weights = step
+            else:
+                assert alpha is not None, "both paths return the weights that further hops need"
+                weights = alpha if not self.explain else alpha * edge_factors(self, alpha.size(0)).unsqueeze(1)
             out = sum_hops(out, weights, layout, self.hops, self.decay, self.series, self.backend)
         # A prior may be of another dtype; the layer keeps that of its features.
         out = out.to(projected[2].dtype)
@@ -343,10 +351,38 @@ class AttentionConv(MessagePassing):
             options |= {"edge_attr": edge_attr, "edge_proj": self.score.edge_proj(edge_attr)}
         if self.score.kind == "dot":
             result = ops.edge_attention(q, k, v, layout, scale=self.score.scale, bias=bias, **options)
+        elif edge_attr is None and (operands := self._fused(projected, layout)):
+            result = ops.additive_attention(v=v, edge_index=layout, bias=bias, **operands, **options)
         else:
             scores = self._scores(projected, layout)
             result = ops.edge_aggregate(_add(scores, bias), v, layout, **options)
         return result if return_weights else (result, None)
+
+    def _step(
+        self,
+        projected: Projected,
+        values: Tensor | None,
+        layout: Layout,
+        prior: Tensor | None,
+        bias: Tensor | None,
+    ) -> Step | None:
+        """A hop that computes its weights anew, where the backend then never stores them."""
+        q, k, v, e = projected
+        if self.normalize != "softmax" or self.hops == math.inf or values is not None:
+            return None
+        if prior is not None:
+            bias = _add(log_prior(prior).expand(-1, self.heads), bias)
+        options: dict[str, Any] = {"edge_index": layout, "bias": bias, "backend": self.backend}
+        if self.score.kind == "dot" and e is None:
+            fuses = ops.fuses(self.backend, layout, q, k, v)
+            return partial(ops.edge_attention, q, k, scale=self.score.scale, **options) if fuses else None
+        operands = self._fused(projected, layout)
+        return None if operands is None else lambda x: ops.additive_attention(v=x, **operands, **options)
+
+    def _fused(self, projected: Projected, layout: Layout) -> dict[str, Any] | None:
+        """The operands of an additive score that the backend computes inside its softmax."""
+        q, k, v, e = projected
+        return self.score.additive(q, k, e) if ops.fuses(self.backend, layout, k, k, v) else None
 
     def _pass_messages(
         self,

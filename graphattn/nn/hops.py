@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from graphattn.diffusion.resolvent import resolvent
 from graphattn.ops import Layout
 from graphattn.ops.layout import slot_rows
 
+Step = Callable[[Tensor], Any]  # one hop: [N, H, C] to the same
 SERIES = ("mean", "sum")
 
 
@@ -43,7 +47,13 @@ def fraction(decay_logit: Tensor) -> Tensor:
 
 
 def sum_hops(
-    first: Tensor, weights: Tensor, layout: Layout, hops: float, decay: float | Tensor, series: str, backend: str
+    first: Tensor,
+    weights: Tensor | Step,
+    layout: Layout,
+    hops: float,
+    decay: float | Tensor,
+    series: str,
+    backend: str,
 ) -> Tensor:
     r"""Add the further hops to the first one.
 
@@ -52,7 +62,8 @@ def sum_hops(
 
     Args:
         first: What one hop has gathered, :math:`\mathbf{U}`.
-        weights: The affinity :math:`\mathbf{A}` on the edges, of spectral radius at most 1.
+        weights: The affinity :math:`\mathbf{A}` on the edges, of spectral radius at most 1; or, for finite ``hops``, a
+            function that multiplies by it.
         layout: The edges.
         hops: :math:`K`, or ``math.inf``.
         decay: :math:`c`, one for all or one for each head.
@@ -80,16 +91,22 @@ def sum_hops(
             f"hops is {hops} but x has {layout.num_cols} sources and {layout.num_rows} targets; "
             "further hops need the targets to be the sources, pass hops=1"
         )
-    wide = torch.promote_types(torch.promote_types(first.dtype, weights.dtype), torch.float32)
-    total, affinity = first.to(wide), weights.to(wide)
+    wide = torch.promote_types(first.dtype, torch.float32)
+    if isinstance(weights, Tensor):
+        wide = torch.promote_types(wide, weights.dtype)
+        step: Step = partial(ops.spmm, weights.to(wide), edge_index=layout, backend=backend)
+    else:
+        step = weights
+    total = first.to(wide)
     per_head = decay.to(wide).unsqueeze(-1) if isinstance(decay, Tensor) else decay
     if hops == math.inf:
-        total = resolvent(SparseAffinity(layout, affinity), total, decay, radius=1.0, tol=tolerance(wide))
+        assert isinstance(weights, Tensor), "the solver needs the weights themselves"
+        total = resolvent(SparseAffinity(layout, weights.to(wide)), total, decay, radius=1.0, tol=tolerance(wide))
         length = 1 / (1 - per_head)
     else:
         start, length = total, per_head**0
         for _ in range(int(hops) - 1):
-            total = start + per_head * ops.spmm(affinity, total, layout, backend=backend)
+            total = start + per_head * step(total)
             length = 1 + per_head * length
     return (total * (per_head if series == "sum" else 1 / length)).to(first.dtype)
 

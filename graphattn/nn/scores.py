@@ -115,6 +115,18 @@ class Score(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define edge(q_i, k_j, e_ij)")
 
+    def additive(self, q: Any, k: Tensor, e: Tensor | None) -> dict[str, Any] | None:
+        """Return the operands of :func:`graphattn.ops.additive_attention` if this is a score of its form.
+
+        Such a score is fused with its softmax where the backend can; ``None`` leaves it to :meth:`edge`.
+
+        Args:
+            q: Queries as :meth:`project` returned them.
+            k: Keys as :meth:`project` returned them.
+            e: Edge features as :meth:`project` returned them.
+        """
+        return None
+
     def lift(self, edge_attr: Tensor) -> Tensor:
         """Project edge features :math:`(*, D)` to heads and channels :math:`(*, H, C)`."""
         assert self.lin_edge is not None  # the layer has checked edge_dim
@@ -296,6 +308,17 @@ class GAT(Score):
             e = edge_attr @ torch.einsum("hcd,hc->dh", self.edge_proj(edge_attr), self.att_edge[0])
         return q, k, v, e
 
+    def additive(self, q: Tensor | None, k: Tensor, e: Tensor | None) -> dict[str, Any] | None:
+        if q is None or type(self).edge is not GAT.edge:
+            return None
+        ends = {"q": q.unsqueeze(-1), "k": k.unsqueeze(-1), "vector": k.new_ones(self.heads, 1)}
+        edges = {}
+        if e is not None:
+            # What the edges add, one number a head, as features of which each head takes its own.
+            own = torch.eye(self.heads, dtype=e.dtype, device=e.device).unsqueeze(1)
+            edges = {"edge_attr": e, "edge_proj": own}
+        return {**ends, **edges, "negative_slope": self.negative_slope}
+
     def edge(self, q_i: Tensor | None, k_j: Tensor, e_ij: Tensor | None) -> Tensor:
         total = k_j if q_i is None else q_i + k_j
         return F.leaky_relu(total if e_ij is None else total + e_ij, self.negative_slope)
@@ -353,6 +376,12 @@ class GATv2(Score):
         target = _given(x_dst, self)
         q = k if self.share_weights and target is x_src else self._split(self.lin_r(target))
         return q, k, k, edge_attr
+
+    def additive(self, q: Tensor, k: Tensor, e: Tensor | None) -> dict[str, Any] | None:
+        if type(self).edge is not GATv2.edge:
+            return None
+        edges = {} if e is None else {"edge_attr": e, "edge_proj": self.edge_proj(e)}
+        return {"q": q, "k": k, "vector": self.att[0], **edges, "negative_slope": self.negative_slope}
 
     def edge(self, q_i: Tensor, k_j: Tensor, e_ij: Tensor | None) -> Tensor:
         return (F.leaky_relu(self._add_lifted(q_i + k_j, e_ij), self.negative_slope) * self.att).sum(dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal, overload
 
@@ -9,21 +10,23 @@ import torch
 from torch import Tensor
 
 from graphattn._optional import require
-from graphattn.ops import csr, reference, scatter
+from graphattn.ops import csr, reference, scatter, triton
 from graphattn.ops.inputs import (
     as_layout,
     check_device,
+    check_dropout,
     check_edge_features,
     check_edges,
     check_nodes,
     check_sizes,
     keep_mask,
+    promote,
     widen,
     without_autocast,
 )
 from graphattn.ops.layout import Layout, check_edge_index, check_range
 
-_MODULES: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter}
+_MODULES: dict[str, ModuleType] = {"reference": reference, "csr": csr, "scatter": scatter, "triton": triton}
 BACKENDS = ("auto", *_MODULES)
 _SMALL = 1 << 20  # edges x heads x channels of a graph that is gathered faster than it is sorted
 
@@ -38,7 +41,7 @@ def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Te
         k: Keys of the sources; one head serves all heads of ``q``.
         edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout`` such as an
             ``Affinity``.
-        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
+        backend: ``"auto"``, ``"reference"``, ``"csr"``, ``"scatter"`` or ``"triton"``.
 
     Shapes:
         - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)` or :math:`(M, 1, C)`, ``edge_index``
@@ -62,9 +65,10 @@ def sddmm(q: Tensor, k: Tensor, edge_index: Any, *, backend: str = "auto") -> Te
     check_sizes("k", k, heads=None if k.size(1) == 1 else q.size(1), channels=q.size(2))
     layout = as_layout(edge_index, q.size(0), k.size(0))
     check_device(layout, q=q, k=k)
-    (q, k), dtype = widen(q, k)
+    module = choose_backend(backend, layout, q)
+    (q, k), dtype = _prepare(module)(q, k)
     with without_autocast(layout.edge_index.device):
-        return _backend(backend, layout, q.size(1) * q.size(2)).sddmm(q, k, layout).to(dtype)
+        return module.sddmm(q, k, layout).to(dtype)
 
 
 def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = None, backend: str = "auto") -> Tensor:
@@ -77,7 +81,7 @@ def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = 
         x: Features of the sources; one head serves all heads of ``weights``.
         edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout``.
         num_rows: Number of targets :math:`N`; by default that of the layout, else as many as ``x`` has rows.
-        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
+        backend: ``"auto"``, ``"reference"``, ``"csr"``, ``"scatter"`` or ``"triton"``.
 
     Shapes:
         - **input:** ``weights`` :math:`(E, H)`, ``x`` :math:`(M, H, C)` or :math:`(M, 1, C)`, ``edge_index``
@@ -103,9 +107,10 @@ def spmm(weights: Tensor, x: Tensor, edge_index: Any, *, num_rows: int | None = 
     layout = as_layout(edge_index, num_rows, x.size(0))
     check_edges("weights", weights, layout, heads=None if x.size(1) == 1 else x.size(1))
     check_device(layout, weights=weights, x=x)
-    (weights, x), dtype = widen(weights, x)
+    module = choose_backend(backend, layout, weights, x)
+    (weights, x), dtype = _prepare(module)(weights, x)
     with without_autocast(layout.edge_index.device):
-        return _backend(backend, layout, weights.size(1) * x.size(2)).spmm(weights, x, layout).to(dtype)
+        return module.spmm(weights, x, layout).to(dtype)
 
 
 def edge_softmax(scores: Tensor, edge_index: Any, *, num_rows: int | None = None, backend: str = "auto") -> Tensor:
@@ -117,7 +122,7 @@ def edge_softmax(scores: Tensor, edge_index: Any, *, num_rows: int | None = None
         scores: One score per edge and head, in the caller's edge order; ``-inf`` removes an edge.
         edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, or an object with a ``layout``.
         num_rows: Number of targets :math:`N`; needed when ``edge_index`` is a plain tensor.
-        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
+        backend: ``"auto"``, ``"reference"``, ``"csr"``, ``"scatter"`` or ``"triton"``.
 
     Shapes:
         - **input:** ``scores`` :math:`(E, H)`, ``edge_index`` :math:`(2, E)`
@@ -150,9 +155,10 @@ def edge_softmax(scores: Tensor, edge_index: Any, *, num_rows: int | None = None
         layout = as_layout(edge_index, num_rows, None)
     check_edges("scores", scores, layout)
     check_device(layout, scores=scores)
-    (scores,), dtype = widen(scores)
+    module = choose_backend(backend, layout, scores)
+    (scores,), dtype = _prepare(module)(scores)
     with without_autocast(layout.edge_index.device):
-        return _backend(backend, layout, scores.size(1)).edge_softmax(scores, layout).to(dtype)
+        return module.edge_softmax(scores, layout).to(dtype)
 
 
 @overload
@@ -207,7 +213,8 @@ def edge_attention(
         \tau\,\mathbf{q}_i^{\top}(\mathbf{k}_j + \mathbf{W}\mathbf{e}_e) + b_e\right)
 
     On a complete graph this is ``torch.nn.functional.scaled_dot_product_attention``. The ``csr`` backend needs time
-    :math:`O(E H C)` and memory :math:`O(N H C + E H)`; ``reference`` and ``scatter`` need :math:`O(E H C)` memory.
+    :math:`O(E H C)` and memory :math:`O(N H C + E H)`, ``triton`` the same time and :math:`O(N H C)` beyond what it is
+    given and asked for; ``reference`` and ``scatter`` need :math:`O(E H C)` memory.
 
     Args:
         q: Queries of the targets.
@@ -220,10 +227,11 @@ def edge_attention(
         edge_attr: Edge features :math:`\mathbf{e}`, added to keys and values after projection.
         edge_proj: Their projection :math:`\mathbf{W}`, one matrix a head; needed with ``edge_attr``.
         dropout: Probability of dropping a weight; kept weights are divided by ``1 - dropout``. The mask is drawn from
-            torch's global generator in the caller's edge order.
+            torch's global generator in the caller's edge order; ``triton`` takes a seed from there and draws its own.
         return_weights: Whether to also return the weights, as they were before dropout.
         backend: ``"auto"`` (on the CPU ``csr``, or ``reference`` for a graph so small that preparing it would take
-            longer; on CUDA ``scatter`` if installed, else ``reference``), ``"reference"``, ``"csr"`` or ``"scatter"``.
+            longer; on CUDA ``triton``, else ``scatter`` if installed, else ``reference``), ``"reference"``, ``"csr"``,
+            ``"scatter"`` or ``"triton"``.
 
     Shapes:
         - **input:** ``q`` :math:`(N, H, C)`, ``k`` :math:`(M, H, C)`, ``v`` :math:`(M, H, C_v)`, ``edge_index``
@@ -257,14 +265,13 @@ def edge_attention(
     check_edge_features(edge_attr, edge_proj, layout, heads=q.size(1), channels=q.size(2))
     check_sizes("v", v, channels=q.size(2) if edge_attr is not None else None)
     check_device(layout, q=q, k=k, v=v, bias=bias, edge_attr=edge_attr, edge_proj=edge_proj)
-    keep = keep_mask(layout.num_edges, q.size(1), dropout, q.device)
     scale = q.size(2) ** -0.5 if scale is None else scale
-    (q, k, v, bias, edge_attr, edge_proj), dtype = widen(q, k, v, bias, edge_attr, edge_proj)
+    module = choose_backend(backend, layout, q, v)
+    keep = _keep(module, layout, q.size(1), dropout)
+    (q, k, v, bias, edge_attr, edge_proj), dtype = _prepare(module)(q, k, v, bias, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
-        out, weights = _backend(backend, layout, q.size(1) * q.size(2)).attention(
-            q, k, v, layout, scale, bias, keep, edge_attr, edge_proj, return_weights
-        )
-        out = _rescale(out, dropout).to(dtype)
+        out, weights = module.attention(q, k, v, layout, scale, bias, keep, edge_attr, edge_proj, return_weights)
+        out = _rescale(module, out, dropout).to(dtype)
     return (out, weights.to(dtype)) if return_weights else out
 
 
@@ -295,7 +302,7 @@ def edge_aggregate(
         edge_proj: Their projection :math:`\mathbf{W}`, one matrix a head; needed with ``edge_attr``.
         dropout: Probability of dropping a weight, as in :func:`edge_attention`.
         return_weights: Whether to also return the weights, as they were before dropout.
-        backend: ``"auto"``, ``"reference"``, ``"csr"`` or ``"scatter"``.
+        backend: ``"auto"``, ``"reference"``, ``"csr"``, ``"scatter"`` or ``"triton"``.
 
     Shapes:
         - **input:** ``scores`` :math:`(E, H)`, ``v`` :math:`(M, H, C)`, ``edge_index`` :math:`(2, E)`, ``edge_attr``
@@ -323,41 +330,63 @@ def edge_aggregate(
     check_edges("scores", scores, layout, heads=v.size(1))
     check_edge_features(edge_attr, edge_proj, layout, heads=v.size(1), channels=v.size(2))
     check_device(layout, scores=scores, v=v, edge_attr=edge_attr, edge_proj=edge_proj)
-    keep = keep_mask(layout.num_edges, v.size(1), dropout, v.device)
-    (scores, v, edge_attr, edge_proj), dtype = widen(scores, v, edge_attr, edge_proj)
+    module = choose_backend(backend, layout, scores, v)
+    keep = _keep(module, layout, v.size(1), dropout)
+    (scores, v, edge_attr, edge_proj), dtype = _prepare(module)(scores, v, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
-        out, weights = _backend(backend, layout, v.size(1) * v.size(2)).aggregate(
-            scores, v, layout, keep, edge_attr, edge_proj, return_weights
-        )
-        out = _rescale(out, dropout).to(dtype)
+        out, weights = module.aggregate(scores, v, layout, keep, edge_attr, edge_proj, return_weights)
+        out = _rescale(module, out, dropout).to(dtype)
     return (out, weights.to(dtype)) if return_weights else out
 
 
-def _backend(name: str, layout: Layout, width: int) -> ModuleType:
-    """Choose the module that computes; ``width`` is the number of values that a gather makes of one edge."""
+def choose_backend(name: str, layout: Layout, *inputs: Tensor) -> ModuleType:
+    """Choose the module that computes on some inputs, of which the first has the heads and the last the channels."""
     device = layout.edge_index.device
+    channels = max((x.size(2) for x in inputs if x.dim() == 3), default=1)
     if name == "auto":
-        name = _fastest(layout, width, device)
+        name = _fastest(layout, inputs, inputs[0].size(1), channels)
     if name not in _MODULES:
         raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}")
     if name == "csr" and device.type != "cpu":
         raise ValueError(f"backend 'csr' serves CPU tensors only, but the inputs are on {device}; use 'auto'")
     if name == "scatter":
         require("torch_scatter", "scatter")
+    if name == "triton":
+        if not triton.installed():
+            require("triton", "triton")
+        refusal = triton.refusal(device, inputs, channels)
+        if refusal is not None:
+            raise ValueError(f"backend 'triton' {refusal}; use 'auto'")
     if name == "reference" and device.type == "cpu" and not torch.compiler.is_compiling():
         check_range(layout.edge_index, layout.num_rows, layout.num_cols)
     return _MODULES[name]
 
 
-def _fastest(layout: Layout, width: int, device: torch.device) -> str:
-    compiling = torch.compiler.is_compiling()
+def _fastest(layout: Layout, inputs: tuple[Tensor, ...], heads: int, channels: int) -> str:
+    compiling, device = torch.compiler.is_compiling(), layout.edge_index.device
     if device.type == "cpu":
         # Sorting a small graph for one call takes longer than gathering. Compiled code does not branch on sizes.
-        small = not compiling and not layout.reused and layout.num_edges * width <= _SMALL
+        small = not compiling and not layout.reused and layout.num_edges * heads * channels <= _SMALL
         return "reference" if small else "csr"
+    if triton.serves(layout, inputs, heads, channels):
+        return "triton"
     # torch-scatter's kernels have no fake versions, so that a compiled graph would break there.
     return "scatter" if device.type == "cuda" and not compiling and scatter.serves_cuda() else "reference"
 
 
-def _rescale(out: Tensor, dropout: float) -> Tensor:
-    return out / (1.0 - dropout) if 0.0 < dropout < 1.0 else out
+# The fused kernels read half precision as it is, draw dropout themselves and scale what it keeps.
+
+
+def _prepare(module: ModuleType) -> Callable[..., tuple[list[Any], torch.dtype]]:
+    return promote if module is triton else widen
+
+
+def _keep(module: ModuleType, layout: Layout, heads: int, dropout: float) -> Tensor | float | None:
+    if module is triton:
+        check_dropout(dropout)
+        return dropout
+    return keep_mask(layout.num_edges, heads, dropout, layout.edge_index.device)
+
+
+def _rescale(module: ModuleType, out: Tensor, dropout: float) -> Tensor:
+    return out / (1.0 - dropout) if module is not triton and 0.0 < dropout < 1.0 else out

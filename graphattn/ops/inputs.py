@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from typing import Any
 
 import torch
@@ -14,9 +15,13 @@ from graphattn.ops.layout import Layout, check_edge_index
 
 def keep_mask(num_edges: int, num_heads: int, dropout: float, device: torch.device) -> Tensor | None:
     """Draw which weights survive dropout, one bool per edge (caller's order) and head; ``None`` keeps all."""
+    check_dropout(dropout)
+    return torch.rand(num_edges, num_heads, device=device) >= dropout if dropout > 0 else None
+
+
+def check_dropout(dropout: float) -> None:
     if not 0.0 <= dropout <= 1.0:
         raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1]")
-    return torch.rand(num_edges, num_heads, device=device) >= dropout if dropout > 0 else None
 
 
 def as_layout(edge_index: Any, num_rows: int | None, num_cols: int | None) -> Layout:
@@ -33,12 +38,15 @@ def as_layout(edge_index: Any, num_rows: int | None, num_cols: int | None) -> La
     return layout
 
 
+def promote(*tensors: Tensor | None) -> tuple[list[Any], torch.dtype]:
+    """Promote inputs to one dtype; also return it."""
+    dtype = reduce(torch.promote_types, [x.dtype for x in tensors if x is not None])
+    return [x if x is None else x.to(dtype) for x in tensors], dtype
+
+
 def widen(*tensors: Tensor | None) -> tuple[list[Any], torch.dtype]:
     """Promote inputs to one dtype of at least float32; also return the dtype that the result is to have."""
-    given = [x for x in tensors if x is not None]
-    dtype = given[0].dtype
-    for x in given[1:]:
-        dtype = torch.promote_types(dtype, x.dtype)
+    dtype = reduce(torch.promote_types, [x.dtype for x in tensors if x is not None])
     wide = torch.promote_types(dtype, torch.float32)
     return [x if x is None else x.to(wide) for x in tensors], dtype
 

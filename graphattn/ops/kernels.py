@@ -24,17 +24,29 @@ _GROUPED_SLOTS = 1 << 20
 
 
 class Pattern:
-    """Where the slots of a CSR matrix stand; ``slot`` says where each of them finds its value, if not in place."""
+    """Where the slots of a CSR matrix stand; ``slot`` says where each of them finds its value, if not in place.
 
-    def __init__(self, rowptr: Tensor, col: Tensor, num_cols: int, slot: Tensor | None = None) -> None:
+    The pattern of a group of heads knows that of a single head, its ``block``.
+    """
+
+    def __init__(
+        self, rowptr: Tensor, col: Tensor, num_cols: int, slot: Tensor | None = None, block: Pattern | None = None
+    ) -> None:
         self.rowptr = rowptr
         self.col = col
         self.num_cols = num_cols
         self.slot = slot
+        self.block = block or self
 
     @cached_property
     def row(self) -> Tensor:
         return slot_rows(self.rowptr, self.col.numel())
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Give every slot the value of its row."""
+        block = self.block
+        blocks = values.view(-1, block.rowptr.numel() - 1)  # as many as there are heads in the group
+        return blocks.index_select(1, block.row).flatten()
 
     def matrix(self, values: Tensor) -> Tensor:
         size = (self.rowptr.numel() - 1, self.num_cols)
@@ -62,7 +74,7 @@ def _tile(pattern: Pattern, count: int, shared: bool) -> Pattern:
     rowptr = torch.cat([rowptr, rowptr.new_full((1,), count * num_slots)])
     col = pattern.col.repeat(count) if shared else (pattern.col + block * pattern.num_cols).flatten()
     slot = None if pattern.slot is None else (pattern.slot + block * num_slots).flatten()
-    return Pattern(rowptr, col, pattern.num_cols if shared else count * pattern.num_cols, slot)
+    return Pattern(rowptr, col, pattern.num_cols if shared else count * pattern.num_cols, slot, pattern)
 
 
 def add_products_(values: Tensor, a: Tensor, b: Tensor, pattern: Pattern, scale: float = 1.0) -> None:
@@ -98,13 +110,15 @@ def softmax_(scores: Tensor, pattern: Pattern) -> None:
         return
     top = torch.segment_reduce(scores, "max", offsets=pattern.rowptr, axis=0, unsafe=True, initial=-torch.inf)
     top.masked_fill_(top == -torch.inf, 0.0)
-    scores.sub_(top.index_select(0, pattern.row)).exp_()
+    scores.sub_(pattern.spread(top)).exp_()
     total = row_sums(scores, pattern)
     total.masked_fill_(total == 0, 1.0)
-    scores.div_(total.index_select(0, pattern.row))
+    scores.div_(pattern.spread(total))
 
 
 def softmax_backward_(grad: Tensor, weights: Tensor, pattern: Pattern) -> None:
     """Turn the gradient of the weights into that of their scores, in place."""
+    if grad.numel() == 0:
+        return
     shift = row_sums(weights * grad, pattern)
-    grad.sub_(shift.index_select(0, pattern.row)).mul_(weights)
+    grad.sub_(pattern.spread(shift)).mul_(weights)

@@ -383,8 +383,18 @@ def test_repr() -> None:
     assert repr(ring.to_dense()) == "DenseAffinity(3 x 3, heads=1, dtype=torch.float32, symmetric)"
 
 
-@pytest.mark.parametrize("heads", [None, 3])
-@pytest.mark.parametrize("kind", ["row", "softmax", "symmetric", "relu_frobenius"])
+# All but these are slow.
+QUICK = {("softmax", 3), ("symmetric", None)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"),
+    [
+        pytest.param(kind, heads, marks=() if (kind, heads) in QUICK else pytest.mark.slow)
+        for kind in ("row", "softmax", "symmetric", "relu_frobenius")
+        for heads in (None, 3)
+    ],
+)
 def test_compiled_equals_eager(kind: str, heads: int | None, reset_dynamo: None) -> None:
     A = square(heads)
     A.layout.csc()

@@ -132,6 +132,10 @@ def edge_proj(n: int, e: int) -> Inputs:
     return {"edge_proj": torch.randn(HEADS, OUT, EDGE_DIM).double()}
 
 
+def vector(n: int, e: int) -> Inputs:
+    return {"vector": torch.randn(HEADS, OUT).double()}
+
+
 def num_nodes(n: int, e: int) -> Inputs:
     return {"num_nodes": n}
 
@@ -421,6 +425,11 @@ CASES: dict[str, Case] = {
         ops.edge_attention,
         lambda: Function(ops.edge_attention),
         (heads("q", "k", "v"), edges, heads("bias", of_edges=True), edge_attr, edge_proj),
+    ),
+    "additive-attention": Case(
+        ops.additive_attention,
+        lambda: Function(ops.additive_attention),
+        (heads("q", "k", "v"), vector, edges, heads("bias", of_edges=True), edge_attr, edge_proj),
     ),
     "edge-aggregate": Case(
         ops.edge_aggregate,

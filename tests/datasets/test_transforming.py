@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Data, TemporalData
 from torch_geometric.transforms import AddRandomWalkPE, NormalizeFeatures
 
-from graphattn.datasets import GraphTask, NodeTask, load, transform
+from graphattn.datasets import EventTask, GraphTask, NodeTask, load, transform
 from tests.datasets.test_tasks import graph_task, link_task, node_task
 
 WALK = {"AddRandomWalkPE": {"walk_length": 3, "attr_name": "pe"}}
@@ -148,3 +148,12 @@ def test_features_that_become_nan_are_found() -> None:
     task = node_task(data=data)
     with pytest.raises(ValueError, match=r"features of toy hold .* NaN or infinite values, .* of edge_attr"):
         transform(task, {"Distance": {"norm": False}})
+
+
+def test_events_have_no_transforms() -> None:
+    ends = torch.zeros(4, dtype=torch.long)
+    stream = TemporalData(src=ends, dst=ends + 1, t=torch.arange(4), msg=torch.ones(4, 0))
+    split = {"train": torch.tensor([0, 1]), "val": torch.tensor([2]), "test": torch.tensor([3])}
+    task = EventTask(name="pings", data=stream, num_nodes=2, split=split, split_name="own", licence="generated")
+    with pytest.raises(TypeError, match="pings is a stream of events; transforms are of graphs"):
+        transform(task, {"NormalizeFeatures": {}})

@@ -111,13 +111,18 @@ def _with_gradients(function: Callable[..., Tensor], A: Any, inputs: Inputs) -> 
 @pytest.mark.parametrize(
     ("rule", "make", "symmetric", "heads"),
     [
-        ("resolvent", _sparse, True, 1),
         ("resolvent", _sparse, False, 3),
-        ("resolvent", _dense, True, 3),
-        ("resolvent", _dense, False, 1),
-        ("neumann", _sparse, False, 3),
         ("pagerank", _dense, False, 3),
-        ("pagerank_inf", _sparse, True, 3),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("resolvent", _sparse, True, 1),
+                ("resolvent", _dense, True, 3),
+                ("resolvent", _dense, False, 1),
+                ("neumann", _sparse, False, 3),
+                ("pagerank_inf", _sparse, True, 3),
+            ]
+        ),
     ],
 )
 def test_compiled_equals_eager_without_recompiling(

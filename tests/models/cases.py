@@ -41,6 +41,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     ),
     "attention-frobenius": lambda: AttentionNet(IN, HIDDEN, OUT, normalize="relu_frobenius", hops=2, jump="max"),
     "attention-lstm": lambda: AttentionNet(IN, HIDDEN, OUT, score="gat", hops=2, series="sum", jump="lstm"),
+    "attention-raw": lambda: AttentionNet(IN, HIDDEN, OUT, heads=2, score="gat", encoder=None),
     "diffusion": lambda: InfDiffusionNet(IN, HIDDEN, OUT),
     "diffusion-labels": lambda: InfDiffusionNet(IN, HIDDEN, OUT, 2, label_input=True, norm="layer"),
     "diffusion-learned": lambda: InfDiffusionNet(

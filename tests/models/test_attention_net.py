@@ -57,6 +57,25 @@ def test_equals_a_stack_of_pyg_layers(score: str, residual: bool, norm: str | No
     assert_equal(net(**inputs), h @ net.lin.weight.T + net.lin.bias)
 
 
+@pytest.mark.parametrize("score", PYG)
+def test_without_an_encoder_the_first_layer_maps_the_features(score: str) -> None:
+    net = AttentionNet(IN, HIDDEN, OUT, 2, heads=2, score=score, encoder=None, add_self_loops=False)
+    fill(net)
+    inputs = inputs_of(net, *GRAPHS[2])
+
+    h = inputs["x"]
+    for ours, width in zip(net.convs, (IN, HIDDEN), strict=True):
+        loops = {} if score == "dot" else {"add_self_loops": False}
+        conv = PYG[score](width, HIDDEN // 2, 2, **loops).double()
+        copy_weights(ours, conv)
+        h = F.relu(conv(h, inputs["edge_index"]))
+    assert_equal(net(**inputs), h @ net.lin.weight.T + net.lin.bias)
+    with pytest.raises(ValueError, match=r"x has shape \(3, 2\); expected \[nodes, 5\]"):
+        net(torch.ones(3, 2), inputs["edge_index"])
+    with pytest.raises(ValueError, match=r"residual is True but encoder is None"):
+        AttentionNet(IN, HIDDEN, OUT, encoder=None, residual=True)
+
+
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
 @pytest.mark.parametrize("name", ["attention", "diffusion", "transformer"])
 def test_sparse_features_equal_dense_ones(name: str) -> None:

@@ -27,17 +27,24 @@ def _inputs(num_nodes: int, num_edges: int, edges: str, with_edge_attr: bool) ->
     return torch.randn(num_nodes, WIDTH).double(), edge_index, edge_attr
 
 
+# All but this are slow; tests/contracts compiles every score over edges that are a tensor.
+QUICK = {("dot", "affinity", False)}
+CASES = [
+    pytest.param(
+        score,
+        edges,
+        full,
+        marks=() if (score, edges, full) in QUICK else pytest.mark.slow,
+        id=f"{score}-{edges}-{'full' if full else 'plain'}",
+    )
+    for score in SCORE_NAMES
+    for edges in ("tensor", "affinity")
+    for full in (True, False)
+]
+
+
 @pytest.mark.usefixtures("reset_dynamo")
-@pytest.mark.parametrize(
-    ("edges", "full"),
-    [
-        ("affinity", False),
-        pytest.param("tensor", False, marks=pytest.mark.slow),
-        pytest.param("affinity", True, marks=pytest.mark.slow),
-    ],
-    ids=["affinity-plain", "tensor-plain", "affinity-full"],
-)
-@pytest.mark.parametrize("score", SCORE_NAMES)
+@pytest.mark.parametrize(("score", "edges", "full"), CASES)
 def test_compiled_equals_eager(score: str, edges: str, full: bool) -> None:
     """``full``: with self-loops and edge features."""
     conv = make(score, edge_dim=EDGE_DIM if full else None, add_self_loops=full)
@@ -59,7 +66,9 @@ def test_compiled_equals_eager(score: str, edges: str, full: bool) -> None:
 
 
 @pytest.mark.usefixtures("reset_dynamo")
-@pytest.mark.parametrize("score", SCORE_NAMES)
+@pytest.mark.parametrize(
+    "score", [pytest.param(score, marks=() if score == "gat" else pytest.mark.slow) for score in SCORE_NAMES]
+)
 def test_compiled_weights(score: str) -> None:
     conv = make(score, edge_dim=EDGE_DIM, add_self_loops=True, normalize="row")
     compiled = torch.compile(conv, fullgraph=True, dynamic=True, backend="aot_eager")

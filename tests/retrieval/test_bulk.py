@@ -271,10 +271,10 @@ if __name__ == "__main__":
 """
 
 
-def stop_in_the_middle(job: BulkJob, engine: str, how: signal.Signals = signal.SIGKILL) -> tuple[set[str], str]:
+def stop_in_the_middle(job: BulkJob, engine: str, how: signal.Signals = signal.SIGKILL) -> tuple[set[str], str, int]:
     """Run a job in a process that gets a signal, with all that it started, once a part is finished.
 
-    Returns the parts that are finished then, and what the process has said.
+    Returns the parts that are finished then, what the process has said, and its session.
     """
     stored, script = job.queries.with_name("job.pickle"), job.queries.with_name("stopped.py")
     stored.write_bytes(pickle.dumps(job))
@@ -293,7 +293,7 @@ def stop_in_the_middle(job: BulkJob, engine: str, how: signal.Signals = signal.S
         time.sleep(0.01)
     os.killpg(process.pid, how)
     said = process.communicate()[1].decode()
-    return {path.stem for path in reports if path.exists()}, said
+    return {path.stem for path in reports if path.exists()}, said, process.pid
 
 
 def environment() -> dict[str, str]:
@@ -305,7 +305,7 @@ def environment() -> dict[str, str]:
 def test_a_killed_job_goes_on(tmp_path: Path) -> None:
     # Some ten milliseconds a query, so that the process is killed long before it has finished.
     job = make_job(tmp_path, "k-reciprocal", (5,) * 8, depth=100, items=200, options={"chunk": 1})
-    done, _ = stop_in_the_middle(job, "local")
+    done, *_ = stop_in_the_middle(job, "local")
     assert 1 <= len(done) < len(job.parts)
     before = files(job)
     assert [one.queries for one in run(job)] == [5] * 8

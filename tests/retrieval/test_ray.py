@@ -31,12 +31,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Start Ray once; jobs join what is there."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+@pytest.fixture(scope="module", autouse=True)
+def ends() -> Iterator[None]:
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def cluster() -> None:
+    """Start Ray unless it runs; jobs join what is there."""
+    options = {"include_dashboard": False, "object_store_memory": 100_000_000, "log_to_driver": False}
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=2, **options)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +89,8 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     def kill_one() -> None:
         while not list(job.out.glob("*.parquet")):
             time.sleep(0.01)
-        workers = [
-            one for one in psutil.process_iter(["cmdline"]) if "::MapWorker" in " ".join(one.info["cmdline"] or [])
-        ]
+        ours = psutil.Process().children(recursive=True)
+        workers = [one for one in ours if "::MapWorker" in title(one)]
         os.kill(workers[0].pid, signal.SIGKILL)
         killed.append(workers[0].pid)
 
@@ -136,15 +141,13 @@ def test_a_job_joins_the_cluster_of_ray_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
 def test_a_stopped_job_goes_on_in_a_cluster_of_its_own(how: signal.Signals, tmp_path: Path) -> None:
     """Whether it is killed or interrupted, nothing that it started is left, and what it had finished stays."""
-    if ray.is_initialized():
-        ray.shutdown()
-    before = {one.pid for one in psutil.process_iter()}
+    ray.shutdown()
     job = make_job(tmp_path, "k-reciprocal", (5,) * 8, depth=100, items=200, options={"chunk": 1})
-    done, said = stop_in_the_middle(job, "ray", how)
+    done, said, session = stop_in_the_middle(job, "ray", how)
     assert 1 <= len(done) < len(job.parts)
     assert ("KeyboardInterrupt" in said) == (how == signal.SIGINT)
     deadline = time.monotonic() + 60
-    while left := [one for one in psutil.process_iter(["name"]) if one.pid not in before and is_of_ray(one)]:
+    while left := [pid for pid in psutil.pids() if session_of(pid) == session]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
     finished = files(job)
@@ -158,5 +161,17 @@ def test_a_stopped_job_goes_on_in_a_cluster_of_its_own(how: signal.Signals, tmp_
     assert_same(results(job), results(here))
 
 
-def is_of_ray(process: Any) -> bool:
-    return process.info["name"].startswith(("ray", "gcs_server"))
+def title(process: psutil.Process) -> str:
+    """Return the command line of a process, empty if it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def session_of(pid: int) -> int | None:
+    """Return the session that a process belongs to, none if it has just ended or waits for its parent to notice."""
+    try:
+        return None if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else os.getsid(pid)
+    except (psutil.Error, ProcessLookupError):
+        return None

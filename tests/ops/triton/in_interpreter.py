@@ -1,0 +1,321 @@
+"""Every kernel in Triton's interpreter against the float64 reference: outputs and all gradients.
+
+Run by ``test_interpreter.py`` in a process of its own, where ``TRITON_INTERPRET=1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from graphattn.nn import AttentionConv
+from graphattn.ops import Layout, additive_attention, edge_aggregate, edge_attention, reference, triton
+from tests.budget import assert_within_budget
+from tests.ops.cases import GRAPHS, HEADS, OPS, Graph, Op, random_graph, run
+
+
+def _additive(x: dict[str, Tensor], graph: Graph, edges: Any, **options: Any) -> Any:
+    # Scores of order 1, as those of dot products: weights are known to eps times the log-sum-exp.
+    x = x | {"vector": x["vector"] * x["vector"].size(1) ** -0.5}
+    return additive_attention(**x, edge_index=edges, return_weights="bias" in x, **options)
+
+
+def _pair_shapes(
+    channels: int, width: int, *, bias: bool = False, edge_dim: int = 0
+) -> Callable[[Graph], dict[str, tuple[int, ...]]]:
+    def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+        nodes = {n: (graph.num_rows if n == "q" else graph.num_cols, HEADS, channels) for n in "qk"}
+        nodes |= {"v": (graph.num_cols, HEADS, width), "vector": (HEADS, channels)}
+        if edge_dim:
+            nodes |= {"edge_attr": (graph.num_edges, edge_dim), "edge_proj": (HEADS, channels, edge_dim)}
+        return nodes | ({"bias": (graph.num_edges, HEADS)} if bias else {})
+
+    return shapes
+
+
+ADDITIVE = {
+    "gat": Op(_pair_shapes(1, 5), _additive),
+    "gat_edge_attr": Op(_pair_shapes(1, 5, edge_dim=3), _additive),
+    "gatv2": Op(_pair_shapes(5, 5), _additive),
+    "gatv2_all": Op(_pair_shapes(5, 3, bias=True, edge_dim=2), _additive),
+}
+
+
+def assert_agrees(op: Op, inputs: dict[str, Tensor], graph: Graph, edges: Any = None, **options: Any) -> None:
+    """Compare outputs and all gradients with the float64 reference, within the error budget."""
+    found = run(op, inputs, graph, edges, backend="triton", **options)
+    same_dtype = run(op, inputs, graph, backend="reference", **options)
+    truth = run(op, {n: x.double() for n, x in inputs.items()}, graph, backend="reference", **options)
+    for name in truth:
+        assert_within_budget(found[name], same_dtype[name], truth[name], longest_row=graph.longest, name=name)
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
+def test_every_graph(graph: Graph) -> None:
+    assert_agrees(OPS["attention_bias"], OPS["attention_bias"].inputs(graph), graph)
+
+
+@pytest.mark.parametrize("op", [*OPS, *ADDITIVE])
+def test_every_op(op: str) -> None:
+    graph = GRAPHS["duplicates" if op in ADDITIVE else "isolated_rows"]
+    table = {**OPS, **ADDITIVE}
+    assert_agrees(table[op], table[op].inputs(graph), graph)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("op", ["attention_all", "gatv2_all"])
+def test_every_dtype(op: str, dtype: torch.dtype) -> None:
+    graph = GRAPHS["self_loops"]
+    table = {**OPS, **ADDITIVE}
+    assert_agrees(table[op], table[op].inputs(graph, dtype), graph)
+
+
+@pytest.mark.parametrize("channels", [1, 8, 20, 33, 72, 129, 256])
+def test_every_width(channels: int) -> None:
+    """Every block of channels: full, ragged, and of no power of two."""
+    graph = GRAPHS["isolated_rows"]
+    shapes = {n: (graph.num_rows if n == "q" else graph.num_cols, 1, channels) for n in "qkv"}
+    op = Op(lambda _: shapes, OPS["attention"].call)
+    found, truth = (run(op, op.inputs(graph), graph, backend=b) for b in ("triton", "reference"))
+    for name in truth:
+        assert_within_budget(found[name], truth[name], truth[name], longest_row=2 * channels, name=name)
+
+
+def test_indices_of_64_bits() -> None:
+    graph = GRAPHS["self_loops"]
+    layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
+    rowptr, col, perm = layout.csr()
+    colptr, row, slot = layout.csc()
+    assert rowptr.dtype == torch.int32
+    wide = Layout(graph.edge_index, 4, 4, (rowptr.long(), col.long(), perm), (colptr.long(), row.long(), slot))
+    assert_agrees(OPS["attention_bias"], OPS["attention_bias"].inputs(graph), graph, wide)
+
+
+@pytest.mark.parametrize("op", ["attention_bias", "sddmm", "spmm", "gatv2_all"])
+def test_long_rows_and_columns_are_split(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of less than a segment, exactly one, several and a ragged last; the same for columns."""
+    monkeypatch.setattr(triton, "SEGMENT", 4)
+    rows = [0] * 3 + [1] * 4 + [2] * 8 + [4] * 11 + [5] * 2
+    cols = [0, 1, 2, 0, 0, 0, 0, *range(3, 11), *([0] * 7), 1, 1, 1, 1, 2, 2]
+    graph = Graph(torch.tensor([cols, rows]), 6, 11)
+    table = {**OPS, **ADDITIVE}
+    inputs = table[op].inputs(graph)
+    if "bias" in inputs:
+        inputs["bias"][7:11] = -torch.inf  # a whole segment without a score
+    assert_agrees(table[op], inputs, graph)
+
+
+@pytest.mark.parametrize("neighbours", [2500, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_a_hub_of_many_neighbours(neighbours: int) -> None:
+    """More neighbours than one segment and one tile hold, with the constants as they are."""
+    edges = torch.stack([torch.arange(neighbours) % 40, torch.zeros(neighbours, dtype=torch.long)])
+    graph = Graph(edges, 2, 40)
+    shapes = {"q": (2, 1, 3), "k": (40, 1, 3), "v": (40, 1, 3)}
+    op = Op(lambda _: shapes, OPS["attention"].call)
+    assert_agrees(op, op.inputs(graph), graph)
+
+
+def test_masked_rows_are_empty_and_their_gradients_exactly_zero() -> None:
+    graph = GRAPHS["self_loops"]
+    inputs = OPS["attention_bias"].inputs(graph)
+    masked = graph.edge_index[1] == 1
+    inputs["bias"][masked] = -torch.inf
+    found = run(OPS["attention_bias"], inputs, graph, backend="triton")
+    assert all(torch.isfinite(x).all() for x in found.values())
+    assert (found["output 0"][1] == 0).all()
+    assert (found["output 1"][masked] == 0).all()
+    assert (found["gradient of bias"][masked] == 0).all()
+    assert (found["gradient of q"][1] == 0).all()
+    assert_agrees(OPS["attention_bias"], inputs, graph)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_bad_score_spoils_its_own_row_and_head_alone(bad: float) -> None:
+    graph = GRAPHS["self_loops"]
+    inputs = OPS["attention_bias"].inputs(graph)
+    edge = 4
+    target = graph.edge_index[1, edge]
+    inputs["bias"][edge, 2] = bad
+    out, weights = OPS["attention_bias"].call(inputs, graph, graph.edge_index, backend="triton")
+    expected = torch.zeros(graph.num_rows, HEADS, dtype=torch.bool)
+    expected[target, 2] = True
+    assert torch.equal(out.isnan().all(dim=2), expected)
+    assert torch.equal(out.isnan().any(dim=2), expected)
+    assert torch.equal(weights.isnan(), expected[graph.edge_index[1]])
+
+
+# Dropout #############################################################################################################
+
+
+@pytest.mark.parametrize("edge_features", [False, True])
+def test_dropout_is_replayed_by_the_backward(edge_features: bool) -> None:
+    """Read the mask off a call whose values name their source, then differentiate the reference with that mask."""
+    graph = random_graph(4, 8, 20)
+    op = OPS["attention_all" if edge_features else "attention_bias"]
+    inputs = op.inputs(graph)
+    rest = {n: inputs[n] for n in inputs if n not in ("q", "k", "v", "edge_attr", "edge_proj")}
+    names = torch.eye(graph.num_cols, dtype=torch.float64).unsqueeze(1).expand(-1, HEADS, -1)
+    source, target = graph.edge_index
+    k = inputs["k"]
+
+    torch.manual_seed(5)
+    shown = edge_attention(inputs["q"], k, names, graph.edge_index, dropout=0.5, backend="triton", **rest)
+    keep = shown[target, :, source] != 0
+    assert 0 < keep.sum() < keep.numel()
+
+    torch.manual_seed(5)
+    found = run(op, inputs, graph, backend="triton", dropout=0.5)
+    leaves = {n: x.clone().requires_grad_() for n, x in inputs.items()}
+    out, weights = reference.attention(
+        leaves["q"],
+        leaves["k"],
+        leaves["v"],
+        Layout(graph.edge_index, graph.num_rows, graph.num_cols),
+        k.size(2) ** -0.5,
+        leaves["bias"],
+        keep * 2.0,
+        leaves.get("edge_attr"),
+        leaves.get("edge_proj"),
+        True,
+    )
+    generator = torch.Generator().manual_seed(7)
+    cotangents = [torch.randint(-4, 5, y.shape, generator=generator).to(y.dtype) for y in (out, weights)]
+    grads = torch.autograd.grad((out, weights), list(leaves.values()), cotangents)
+    truth = {"output 0": out.detach(), "output 1": weights.detach()}
+    truth |= {f"gradient of {n}": g for n, g in zip(leaves, grads, strict=True)}
+    for name in truth:
+        assert_within_budget(found[name], truth[name], truth[name], longest_row=graph.longest, name=name)
+
+
+def test_dropout_drops_its_share_and_everything_at_one() -> None:
+    edges = torch.stack([torch.arange(800), torch.zeros(800, dtype=torch.long)])
+    scores, v = torch.zeros(800, 2), torch.ones(800, 2, 1)
+    out = edge_aggregate(scores, v, edges, num_rows=1, dropout=0.25, backend="triton")
+    # A mean of 800 draws of 0 or 4/3, within five standard deviations.
+    assert (out - 1).abs().max() < 5 * (0.25 / 0.75 / 800) ** 0.5
+    assert out[0, 0] != out[0, 1]
+    again = edge_aggregate(scores, v, edges, num_rows=1, dropout=0.25, backend="triton")
+    assert not torch.equal(out, again)
+    assert (edge_aggregate(scores, v, edges, num_rows=1, dropout=1.0, backend="triton") == 0).all()
+
+
+# What else an operator must do #######################################################################################
+
+
+def test_the_same_bits_twice() -> None:
+    graph = GRAPHS["duplicates"]
+    inputs = OPS["attention_bias"].inputs(graph, torch.float32)
+    first, second = (run(OPS["attention_bias"], inputs, graph, backend="triton") for _ in range(2))
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_nothing_of_the_size_of_edges_is_saved() -> None:
+    graph = random_graph(3, 50, 150)
+    inputs = {n: x.requires_grad_() for n, x in OPS["attention"].inputs(graph, torch.float32).items()}
+    saved: list[Tensor] = []
+
+    def pack(x: Tensor) -> Tensor:
+        saved.append(x)
+        return x
+
+    layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        OPS["attention"].call(inputs, graph, layout, backend="triton")
+    assert saved
+    assert not [x.shape for x in saved if x.is_floating_point() and graph.num_edges in x.shape]
+
+
+def test_double_backward_is_refused() -> None:
+    x = torch.randn(2, 1, 3, requires_grad=True)
+    out = edge_attention(x, x, x, torch.tensor([[0, 1], [1, 0]]), backend="triton")
+    (grad,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="backend 'triton' has no double backward"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("op", ["attention_bias", "attention_edge_attr", "gatv2_all"])
+def test_compiled_equals_eager(op: str, reset_dynamo: None) -> None:
+    graph = GRAPHS["self_loops"]
+    table = {**OPS, **ADDITIVE}
+    inputs = table[op].inputs(graph)
+
+    def function(x: dict[str, Tensor], edges: Tensor) -> Any:
+        return table[op].call(x, Graph(edges, graph.num_rows, graph.num_cols), edges, backend="triton")
+
+    compiled = Op(
+        table[op].shapes, lambda x, _, edges: torch.compile(function, fullgraph=True, backend="aot_eager")(x, edges)
+    )
+    found, expected = run(compiled, inputs, graph), run(table[op], inputs, graph, backend="triton")
+    assert all(torch.equal(found[n], expected[n]) for n in expected)
+
+
+def _operators() -> list[tuple[str, tuple[Any, ...]]]:
+    """Every operator with and without its optional arguments."""
+    graph = GRAPHS["duplicates"]
+    layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
+    (rowptr, col, _), csc = layout.csr(), layout.csc()
+    none = (None, None, None)
+    q, k, v = (torch.randn(n, HEADS, c) for n, c in ((7, 8), (11, 8), (11, 16)))
+    bias, vector, seed = torch.randn(graph.num_edges, HEADS), torch.randn(HEADS, 8), torch.ones(1, dtype=torch.int64)
+    edges = torch.randn(graph.num_edges, 2), torch.randn(2, HEADS, 8)
+    plain = (q, k, v, *[None] * 5, 0.5, 0.0, 0.0, False, rowptr, col)
+    full = (q, k, v, vector, *edges, bias, seed, 0.5, 0.2, 0.5, True, rowptr, col)
+    samples = [("triton_attention", (*plain, *none)), ("triton_attention", (*full, *csc))]
+    for x in (plain, full):
+        out, lse, weights, _ = torch.ops.graphattn.triton_attention(*x, *csc)
+        grads = (out, weights if x is full else None)
+        samples.append(
+            ("triton_attention_backward", (*grads, *x[:8], out, lse, weights, *x[8:11], x is full, *x[12:], *csc))
+        )
+    samples += [("triton_sddmm", (q, k, rowptr, col, *csc)), ("triton_spmm", (bias, v, rowptr, col, *none))]
+    return samples + [("triton_spmm_transposed", (bias, q, *csc, flag)) for flag in (False, True)]
+
+
+def test_every_operator_describes_itself() -> None:
+    registered = {n.split("::")[1] for n in torch._C._dispatch_get_all_op_names() if n.startswith("graphattn::triton")}
+    samples = _operators()
+    assert {name for name, _ in samples} == registered
+    for name, args in samples:
+        op = getattr(torch.ops.graphattn, name).default
+        torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(("score", "edge_dim"), [("dot", None), ("gat", None), ("gat", 3), ("gatv2", 3)])
+def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first hop and the further ones, none of which stores a weight."""
+    graph, hops = GRAPHS["self_loops"], 3
+    layers = [
+        AttentionConv(6, 5, heads=2, score=score, edge_dim=edge_dim, hops=hops, backend=b).double()
+        for b in ("triton", "reference")
+    ]
+    layers[1].load_state_dict(layers[0].state_dict())
+    edge_attr = None if edge_dim is None else torch.randn(graph.num_edges, edge_dim, dtype=torch.float64)
+    called: list[str] = []
+    original = triton.triton_attention
+
+    def counted(*args: Any) -> Any:
+        called.append(score)
+        results = original(*args)
+        assert results[2].numel() == 0, "the weights were stored"
+        return results
+
+    monkeypatch.setattr(triton, "triton_attention", counted)
+    monkeypatch.setattr(AttentionConv, "_scores", lambda *_: pytest.fail("the scores were stored"))
+    x = torch.randn(4, 6, dtype=torch.float64)
+    found = layers[0](x, graph.edge_index, edge_attr)
+    monkeypatch.undo()
+    truth = layers[1](x, graph.edge_index, edge_attr)
+    assert called == [score] * hops
+    found_grads, grads = (
+        torch.autograd.grad(y.square().sum(), list(layer.parameters()), allow_unused=True)
+        for y, layer in zip((found, truth), layers, strict=True)
+    )
+    for a, b in zip((found.detach(), *found_grads), (truth.detach(), *grads), strict=True):
+        # Weights sum to 1 whatever the keys' bias is, so its true gradient is 0 up to rounding.
+        one = torch.ones_like(b)
+        assert_within_budget(one + a, one + b, one + b, longest_row=100)
