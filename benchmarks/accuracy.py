@@ -67,8 +67,8 @@ _NEAR_DAGNN = {
     "recipe.weight_decay": [5e-4, 1e-3, 5e-3],
 }
 # With two maps of as many features as these sets have, wider ones are above the budget of parameters.
-_NARROW = dict.fromkeys(("SAGE", "GATv2"), {"network": {"hidden_channels": 20}})
-_NARROW_SPACE = dict.fromkeys(_NARROW, {"network.hidden_channels": [20, 16]})
+_NARROW = {model: {"network": {"hidden_channels": 20}} for model in ("SAGE", "GATv2", "SGFormer")}
+_NARROW_SPACE = {model: {"network.hidden_channels": [20, 16]} for model in _NARROW}
 _DEEP = {"network": {"num_layers": 5, "dropout": 0.2}, "recipe": {"weight_decay": 5e-5}}
 _WORDS = {model: {**_BAG_OF_WORDS, **_WHOLE} for model in MODELS}
 _WALKS = {"transform": {"AddRandomWalkPE": {"walk_length": 16, "attr_name": "pe"}}}
