@@ -67,7 +67,7 @@ _NEAR_DAGNN = {
     "recipe.weight_decay": [5e-4, 1e-3, 5e-3],
 }
 # With two maps of as many features as these sets have, wider ones are above the budget of parameters.
-_NARROW = {model: {"network": {"hidden_channels": 20}} for model in ("SAGE", "GATv2")}
+_NARROW = {model: {"network": {"hidden_channels": 20}} for model in ("SAGE", "GATv2", "SGFormer")}
 _NARROW_SPACE = {model: {"network.hidden_channels": [20, 16]} for model in _NARROW}
 _DEEP = {"network": {"num_layers": 5, "dropout": 0.2}, "recipe": {"weight_decay": 5e-5}}
 _WORDS = {model: {**_BAG_OF_WORDS, **_WHOLE} for model in MODELS}
