@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from graphattn import __version__
-from graphattn.cli import bench, demo, predict, rerank, select
+from graphattn.cli import bench, demo, plan, predict, rerank, select
 from graphattn.cli._checks import UserError
 
-_COMMANDS = {"bench": bench, "demo": demo, "predict": predict, "rerank": rerank, "select": select}
+_COMMANDS = {"bench": bench, "demo": demo, "plan": plan, "predict": predict, "rerank": rerank, "select": select}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
