@@ -1,4 +1,4 @@
-"""Fused attention for CUDA in Triton: nothing of E x H x C is ever stored, and of the softmax only N x H sums of logs.
+"""Fused attention for CUDA in Triton: no E x H x C is ever stored, and of the softmax only rows' maxima and sums.
 
 Node features keep their place, ``[N, H, C]``; edge values are in slot order (see :mod:`graphattn.ops.layout`), slot
 first: ``[E, H]``. The kernels are in :mod:`graphattn.ops.triton_kernels`; here they become operators with gradients.
@@ -136,10 +136,9 @@ class _Launch:
                 f"backend 'triton' runs at most 2^31 programs, but {self.num_rows} rows x {heads} heads came"
             )
 
-    def parts(self, like: Tensor, width: int | None = None) -> Tensor:
+    def parts(self, like: Tensor, width: int) -> Tensor:
         """Make room for what segments leave behind: one row each."""
-        shape = (self.num_segments, self.heads) if width is None else (self.num_segments, self.heads, width)
-        return like.new_empty(shape, dtype=_wide(like))
+        return like.new_empty(self.num_segments, self.heads, width, dtype=_wide(like))
 
     def run(self, kernel: str, *arrays: Tensor, channels: int, dtype: torch.dtype, **numbers: float) -> None:
         """Run a kernel on all rows; its arguments are the arrays, then the pattern, then the numbers."""
@@ -161,24 +160,26 @@ class _Launch:
             **LAUNCH,
         )
 
-    def combine(self, part: Tensor, out: Tensor, part_lse: Tensor | None = None, lse: Tensor | None = None) -> None:
-        """Add the segments' sums into the rows; with log-sum-exps, join their softmaxes."""
-        if self.num_segments == 0 or (part_lse is None and part.size(2) == 0):
+    def combine(
+        self, part: Tensor, out: Tensor, part_normalizer: Tensor | None = None, normalizer: Tensor | None = None
+    ) -> None:
+        """Add the segments' sums into the rows; with maxima and sums, join their softmaxes."""
+        if self.num_segments == 0 or (part_normalizer is None and part.size(2) == 0):
             return
         kernels = _kernels()
         chunks = max(1, -(-part.size(2) // _CHUNK))
         kernels.combine[(self.num_segments * self.heads, chunks)](
             part,
-            part if part_lse is None else part_lse,
+            part if part_normalizer is None else part_normalizer,
             out,
-            part if lse is None else lse,
+            part if normalizer is None else normalizer,
             self.pointer,
             self.segment_row,
             num_rows=self.num_rows,
             segment=SEGMENT,
             heads=self.heads,
             units=part.size(2) // _UNIT,
-            weighted=int(part_lse is not None),
+            weighted=int(part_normalizer is not None),
             **tile("combine", _CHUNK, part.element_size()),
             ACC=kernels.tl.float64 if part.dtype == torch.float64 else kernels.tl.float32,
             **LAUNCH,
@@ -219,31 +220,31 @@ def triton_attention(
     row: Tensor | None,
     slot: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Attended values, log-sum-exp of the rows and, if asked for, weights before dropout and what dropout did."""
+    """Attended values, maxima and sums of the rows and, if asked for, weights before dropout and what dropout did."""
     q, k, v = _ready(q), _ready(k), _ready(v)
     heads, wide = v.size(1), _wide(v)
     launch = _Launch(rowptr, col, heads)
     out = v.new_empty(q.size(0), heads, v.size(2))
-    lse = v.new_empty(q.size(0), heads, dtype=wide)
+    normalizer = v.new_empty(q.size(0), heads, 2, dtype=wide)
     edges = v.new_empty(col.numel() if with_weights else 0, heads, dtype=wide)
     kept = torch.empty_like(edges) if seed is not None else edges.new_empty(0, heads)
-    part_out, part_lse = launch.parts(v, v.size(2)), launch.parts(v)
+    part_out, part_normalizer = launch.parts(v, v.size(2)), launch.parts(v, 2)
     launch.run(
         "forward",
         q,
         k,
         v,
-        lse if vector is None else _ready(vector),
+        normalizer if vector is None else _ready(vector),
         v if edge_attr is None else edge_attr.contiguous(),
         v if edge_proj is None else _ready(edge_proj),
-        lse if bias is None else bias.contiguous(),
+        normalizer if bias is None else bias.contiguous(),
         _no_seed(v) if seed is None else seed,
         out,
-        lse,
+        normalizer,
         edges,
         kept,
         part_out,
-        part_lse,
+        part_normalizer,
         rowptr,
         col,
         channels=max(q.size(2), v.size(2)),
@@ -262,14 +263,12 @@ def triton_attention(
         has_dropout=int(seed is not None),
         has_scores=int(with_weights),
     )
-    launch.combine(part_out, out, part_lse, lse)
+    launch.combine(part_out, out, part_normalizer, normalizer)
     if with_weights:
         rows = slot_rows(rowptr, col.numel())
-        edges.sub_(lse.index_select(0, rows)).exp_()
-        # The rounding of a log-sum-exp is common to its row and would not cancel in the gradient: divide it out.
-        total = _row_sums(edges, rowptr)
-        edges.div_(total.masked_fill_(total == 0, 1.0).index_select(0, rows))
-    return out, lse, edges, kept
+        top, total = normalizer.index_select(0, rows).unbind(2)
+        edges.sub_(top).exp_().div_(total)
+    return out, normalizer, edges, kept
 
 
 @triton_attention.register_fake
@@ -277,7 +276,7 @@ def _(q, k, v, vector, edge_attr, edge_proj, bias, seed, scale, slope, dropout, 
     heads, wide = v.size(1), _wide(v)
     edges = v.new_empty(col.size(0) if with_weights else 0, heads, dtype=wide)
     kept = torch.empty_like(edges) if seed is not None else edges.new_empty(0, heads)
-    return v.new_empty(q.size(0), heads, v.size(2)), v.new_empty(q.size(0), heads, dtype=wide), edges, kept
+    return v.new_empty(q.size(0), heads, v.size(2)), v.new_empty(q.size(0), heads, 2, dtype=wide), edges, kept
 
 
 @torch.library.custom_op("graphattn::triton_attention_backward", mutates_args=())
@@ -293,7 +292,7 @@ def triton_attention_backward(
     bias: Tensor | None,
     seed: Tensor | None,
     out: Tensor,
-    lse: Tensor,
+    normalizer: Tensor,
     weights: Tensor,
     scale: float,
     slope: float,
@@ -322,14 +321,14 @@ def triton_attention_backward(
         q,
         k,
         v,
-        lse if vector is None else _ready(vector),
+        normalizer if vector is None else _ready(vector),
         v if edge_attr is None else edge_attr.contiguous(),
         v if edge_proj is None else _ready(edge_proj),
-        lse if bias is None else bias.contiguous(),
+        normalizer if bias is None else bias.contiguous(),
         _no_seed(v) if seed is None else seed,
         grad_out,
         delta if grad_weights is None else grad_weights,
-        lse,
+        normalizer,
         delta,
     )
     options: dict[str, Any] = {
@@ -392,10 +391,10 @@ def _edge_gradients(
 
 
 @triton_attention_backward.register_fake
-def _(grad_out, grad_weights, q, k, v, vector, edge_attr, edge_proj, bias, seed, out, lse, *rest):  # type: ignore[no-untyped-def]
+def _(grad_out, grad_weights, q, k, v, vector, edge_attr, edge_proj, bias, seed, out, normalizer, *rest):  # type: ignore[no-untyped-def]
     _, _, _, _, bias_grad, _, col, *_ = rest
-    dvector = lse.new_empty(v.size(1), 0 if vector is None else q.size(2))
-    dbias = lse.new_empty(col.size(0) if bias_grad else 0, v.size(1))
+    dvector = normalizer.new_empty(v.size(1), 0 if vector is None else q.size(2))
+    dbias = normalizer.new_empty(col.size(0) if bias_grad else 0, v.size(1))
     dedge, dproj = (v.new_empty(0) if x is None else x.new_empty(x.shape) for x in (edge_attr, edge_proj))
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dvector, dedge, dproj, dbias
 
@@ -441,9 +440,26 @@ def triton_spmm(
     x, weights = _ready(x), weights.contiguous()
     launch = _Launch(rowptr, col, weights.size(1))
     out = x.new_empty(rowptr.numel() - 1, launch.heads, x.size(2))
-    unused = x.new_empty(out.shape[:2], dtype=_wide(x))
-    part, part_lse = launch.parts(x, x.size(2)), launch.parts(x)
-    arrays = x, x, x, unused, x, x, weights, _no_seed(x), out, unused, unused, unused, part, part_lse, rowptr, col
+    unused = x.new_empty((*out.shape[:2], 2), dtype=_wide(x))
+    part, part_normalizer = launch.parts(x, x.size(2)), launch.parts(x, 2)
+    arrays = (
+        x,
+        x,
+        x,
+        unused,
+        x,
+        x,
+        weights,
+        _no_seed(x),
+        out,
+        unused,
+        unused,
+        unused,
+        part,
+        part_normalizer,
+        rowptr,
+        col,
+    )
     launch.run("forward", *arrays, **_linear(x), value_heads=x.size(1), has_scores=0)
     launch.combine(part, out)
     return out
@@ -515,15 +531,15 @@ def _transpose(rowptr: Tensor, col: Tensor, csc: Sequence[Tensor | None], num_co
 
 def _attention_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     *tensors, ctx.scale, ctx.slope, ctx.dropout, _, rowptr, col, colptr, row, slot = inputs
-    out, lse, weights, kept = output
-    ctx.mark_non_differentiable(lse, kept)
-    ctx.save_for_backward(*tensors, out, lse, weights, rowptr, col, colptr, row, slot)
+    out, normalizer, weights, kept = output
+    ctx.mark_non_differentiable(normalizer, kept)
+    ctx.save_for_backward(*tensors, out, normalizer, weights, rowptr, col, colptr, row, slot)
     # An unused output then arrives as None instead of as an E x H tensor of zeros.
     ctx.set_materialize_grads(False)
 
 
-def _attention_autograd(ctx, grad_out, grad_lse, grad_weights, grad_kept):  # type: ignore[no-untyped-def]
-    q, k, v, vector, edge_attr, edge_proj, bias, seed, out, lse, weights, rowptr, col, *csc = ctx.saved_tensors
+def _attention_autograd(ctx, grad_out, grad_normalizer, grad_weights, grad_kept):  # type: ignore[no-untyped-def]
+    q, k, v, vector, edge_attr, edge_proj, bias, seed, out, normalizer, weights, rowptr, col, *csc = ctx.saved_tensors
     dq, dk, dv, dvector, dedge, dproj, dbias = triton_attention_backward(
         grad_out,
         grad_weights,
@@ -536,7 +552,7 @@ def _attention_autograd(ctx, grad_out, grad_lse, grad_weights, grad_kept):  # ty
         bias,
         seed,
         out,
-        lse,
+        normalizer,
         weights,
         ctx.scale,
         ctx.slope,

@@ -6,7 +6,8 @@ reduced once a row and a warp needs no shared memory. A score is either a dot pr
 
     s = scale * sum_c q_c k_c + bias      or      s = sum_c vector_c * LeakyReLU(q_c + k_c + (W e)_c) + bias,
 
-with features e of an edge, and only its log-sum-exp per row is kept: the backward computes scores and dropout anew.
+with features e of an edge. Of the softmax a row's maximum and sum are kept, from which the backward computes weights
+anew; a log-sum-exp in their place would be rounded in proportion to its size, and the weights with it.
 Gradients of queries are sums over rows, those of keys and values sums over columns of the transposed pattern: no
 atomics, the same bits every time.
 
@@ -31,7 +32,7 @@ _NUMBERS = [
 ]
 _ARRAYS = [
     *("pointer", "index", "slots", "segment_row", "segment_start", "seed", "edge_attr"),
-    *("bias", "scores", "kept", "lse", "delta", "grad_weights", "grad_bias"),
+    *("bias", "scores", "kept", "normalizer", "delta", "grad_weights", "grad_bias"),
 ]
 _jit = triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_ARRAYS)
 
@@ -85,9 +86,30 @@ def _at(slot, heads, head):
 
 
 @triton.jit
-def _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, units, tile, ACC: tl.constexpr):
-    """Add the projected features of the edges to a tile of their keys or queries."""
+def _closed(top, total):
+    """Make the maximum and the sum of a finished row safe to use; an empty row's have weights exp(-inf) / 1 = 0."""
+    is_empty = total == 0
+    return tl.where(is_empty, float("inf"), top), tl.where(is_empty, 1.0, total)
+
+
+@triton.jit
+def _store_normalizer(base, row, heads, head, top, total):
+    """Store the maximum and the sum of a row side by side."""
+    place = base + 2 * _at(row, heads, head)
+    tl.store(place, top)
+    tl.store(place + 1, total)
+
+
+@triton.jit
+def _pairs(own, others, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, units, additive, ACC: tl.constexpr):
+    """Return what a score reads beside the row's own channels: the others', or q + k + W e if it is additive.
+
+    The terms are added in the same order from both ends of an edge, so that both get the same bits.
+    """
+    tile = others
     channel = tl.arange(0, tile.shape[1])
+    if additive:
+        tile += own
     for dim in range(0, edge_dim):
         feature = tl.load(edge_attr + _at(slot, edge_dim, dim), mask=valid, other=0.0).to(ACC)
         weight = edge_proj + (dim * heads + head) * (units * UNIT) + channel
@@ -96,22 +118,21 @@ def _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, units, 
 
 
 @triton.jit
-def _score(query, key, vector, additive, scale, slope):
-    """Score a tile of pairs; ``query`` and ``key`` broadcast against each other."""
+def _score(own, pairs, vector, additive, scale, slope):
+    """Score a tile of pairs."""
     if additive:
-        total = query + key
-        score = tl.sum(tl.where(total > 0, total, total * slope) * vector, axis=1)
+        score = tl.sum(tl.where(pairs > 0, pairs, pairs * slope) * vector, axis=1)
     else:
-        score = tl.sum(query * key, axis=1) * scale
+        score = tl.sum(own * pairs, axis=1) * scale
     return score
 
 
 @triton.jit
-def _slope(own, others, vector, additive, scale, slope):
-    """Differentiate the scores of one end of the pairs with a tile of others by the channels of the one."""
-    steep = others * scale
+def _slope(pairs, vector, additive, scale, slope):
+    """Differentiate the scores of a tile of pairs by the row's own channels."""
+    steep = pairs * scale
     if additive:
-        steep = tl.where(own + others > 0, vector, vector * slope)
+        steep = tl.where(pairs > 0, vector, vector * slope)
     return steep
 
 
@@ -134,11 +155,11 @@ def forward(
     bias,
     seed,
     out,
-    lse,
+    normalizer,
     scores,
     kept,
     part_out,
-    part_lse,
+    part_normalizer,
     pointer,
     index,
     segment_row,
@@ -164,7 +185,7 @@ def forward(
     BLOCK_C: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Attend from the rows: values [N, H, C] and log-sum-exp [N, H]; ``linear`` takes the bias as the weights."""
+    """Attend from the rows: values [N, H, C], maxima and sums [N, H, 2]; ``linear`` takes the bias as the weights."""
     row, head, start, stop, part, is_segment, has_work = _task(
         heads, pointer, segment_row, segment_start, num_rows, num_segments, segment
     )
@@ -180,8 +201,8 @@ def forward(
         valid = slot < stop
         column = tl.load(index + slot, mask=valid, other=0)
         key = _rows(k, column, valid, heads, head, key_units, BLOCK_C, ACC)
-        key = _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, key, ACC)
-        score = _score(query, key, direction, additive, scale, slope)
+        pairs = _pairs(query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC)
+        score = _score(query, pairs, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + _at(slot, heads, head), mask=valid, other=0.0)
         if has_scores:
@@ -204,16 +225,14 @@ def forward(
             if has_scores:
                 tl.store(kept + _at(slot, heads, head), factor, mask=valid)
         sums += weight[:, None] * _rows(v, column, valid, value_heads, head % value_heads, value_units, BLOCK_C, ACC)
-    divisor = tl.where((total == 0) | (linear != 0), 1.0, total)
-    result = tl.sum(sums, axis=0) / divisor
-    log_sum = top + tl.log(divisor)
+    result = tl.sum(sums, axis=0)
     if is_segment:
         _store_row(part_out, part, heads, head, value_units, result, BLOCK_C)
-        tl.store(part_lse + _at(part, heads, head), tl.where(total == 0, float("-inf"), log_sum))
+        _store_normalizer(part_normalizer, part, heads, head, top, total)
     else:
-        _store_row(out, row, heads, head, value_units, result, BLOCK_C)
-        # With +inf the weights of an empty row come out as exp(-inf) = 0 whatever its scores are.
-        tl.store(lse + _at(row, heads, head), tl.where(total == 0, float("inf"), log_sum))
+        top, total = _closed(top, total)
+        _store_row(out, row, heads, head, value_units, result / total, BLOCK_C)
+        _store_normalizer(normalizer, row, heads, head, top, total)
 
 
 @_jit
@@ -228,7 +247,7 @@ def backward_rows(
     seed,
     grad_out,
     grad_weights,
-    lse,
+    normalizer,
     delta,
     grad_q,
     grad_vector,
@@ -268,7 +287,8 @@ def backward_rows(
     query = _row(q, row, heads, head, key_units, BLOCK_C, ACC)[None, :]
     direction = _row(vector, row * 0, heads, head, key_units * additive, BLOCK_C, ACC)[None, :]
     grad = _row(grad_out, row, heads, head, value_units, BLOCK_C, ACC)[None, :]
-    log_sum = tl.load(lse + _at(row, heads, head))
+    ends = normalizer + 2 * _at(row, heads, head)
+    top, share = tl.load(ends), 1.0 / tl.load(ends + 1)
     shift = tl.load(delta + _at(row, heads, head))
     query_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     vector_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
@@ -278,11 +298,11 @@ def backward_rows(
         column = tl.load(index + slot, mask=valid, other=0)
         place = _at(slot, heads, head)
         key = _rows(k, column, valid, heads, head, key_units, BLOCK_C, ACC)
-        key = _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, key, ACC)
-        score = _score(query, key, direction, additive, scale, slope)
+        pairs = _pairs(query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC)
+        score = _score(query, pairs, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)
-        weight = tl.where(valid, tl.exp(score - log_sum), 0.0)
+        weight = tl.where(valid, tl.exp(score - top) * share, 0.0)
         value = _rows(v, column, valid, heads, head, value_units, BLOCK_C, ACC)
         to_weight = tl.sum(grad * value, axis=1)
         if has_dropout:
@@ -292,10 +312,9 @@ def backward_rows(
         to_score = weight * (to_weight - shift)
         if has_scores:
             tl.store(grad_bias + place, to_score, mask=valid)
-        query_sums += to_score[:, None] * _slope(query, key, direction, additive, scale, slope)
+        query_sums += to_score[:, None] * _slope(pairs, direction, additive, scale, slope)
         if additive:
-            total = query + key
-            vector_sums += to_score[:, None] * tl.where(total > 0, total, total * slope)
+            vector_sums += to_score[:, None] * tl.where(pairs > 0, pairs, pairs * slope)
     if is_segment:
         _store_row(part_q, part, heads, head, key_units, tl.sum(query_sums, axis=0), BLOCK_C)
         _store_row(part_vector, part, heads, head, key_units * additive, tl.sum(vector_sums, axis=0), BLOCK_C)
@@ -316,7 +335,7 @@ def backward_columns(
     seed,
     grad_out,
     grad_weights,
-    lse,
+    normalizer,
     delta,
     grad_k,
     grad_v,
@@ -365,8 +384,8 @@ def backward_columns(
         slot = tl.load(slots + entry, mask=valid, other=0).to(row.dtype)
         place = _at(slot, heads, head)
         query = _rows(q, row, valid, heads, head, key_units, BLOCK_C, ACC)
-        query = _edge_term(edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, query, ACC)
-        score = _score(query, key, direction, additive, scale, slope)
+        pairs = _pairs(key, query, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC)
+        score = _score(key, pairs, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)
         grad = _rows(grad_out, row, valid, heads, head, value_units, BLOCK_C, ACC)
@@ -377,12 +396,14 @@ def backward_columns(
             weight = tl.where(valid, score, 0.0)
         else:
             end = _at(row, heads, head)
-            weight = tl.where(valid, tl.exp(score - tl.load(lse + end, mask=valid, other=0.0)), 0.0)
+            top = tl.load(normalizer + 2 * end, mask=valid, other=0.0)
+            weight = tl.exp(score - top) / tl.load(normalizer + 2 * end + 1, mask=valid, other=1.0)
+            weight = tl.where(valid, weight, 0.0)
             to_weight = tl.sum(grad * value, axis=1) * factor
             if has_grad:
                 to_weight += tl.load(grad_weights + place, mask=valid, other=0.0)
             to_score = weight * (to_weight - tl.load(delta + end, mask=valid, other=0.0))
-            key_sums += to_score[:, None] * _slope(key, query, direction, additive, scale, slope)
+            key_sums += to_score[:, None] * _slope(pairs, direction, additive, scale, slope)
         value_sums += (weight * factor)[:, None] * grad
     if is_segment:
         _store_row(part_k, part, heads, head, key_units, tl.sum(key_sums, axis=0), BLOCK_C)
@@ -438,9 +459,9 @@ def products(
 @_jit
 def combine(
     part,
-    part_lse,
+    part_normalizer,
     out,
-    lse,
+    normalizer,
     pointer,
     segment_row,
     num_rows,
@@ -451,7 +472,7 @@ def combine(
     BLOCK_C: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Add up the segments of a long row in their order; ``weighted`` joins softmaxes by their log-sum-exp."""
+    """Add up the segments of a long row in their order; ``weighted`` joins softmaxes by maxima and sums."""
     program = tl.program_id(0)
     first = program // heads
     head = program - first * heads
@@ -469,21 +490,21 @@ def combine(
     for _ in range(0, count):
         values = tl.load(part + at * (units * UNIT) + channel, mask=mask, other=0.0)
         if weighted:
-            log_sum = tl.load(part_lse + at)
-            new_top = tl.maximum(top, log_sum)
+            part_top = tl.load(part_normalizer + 2 * at)
+            new_top = tl.maximum(top, part_top)
             shift = tl.where(new_top == float("-inf"), 0.0, new_top)
-            share = tl.exp(log_sum - shift)
+            share = tl.exp(part_top - shift)
             fade = tl.exp(top - shift)
-            total = total * fade + share
-            sums = sums * fade + share * values
+            total = total * fade + tl.load(part_normalizer + 2 * at + 1) * share
+            sums = sums * fade + values * share
             top = new_top
         else:
             sums += values
         at += heads
     at = _at(row, heads, head)
     if weighted:
-        divisor = tl.where(total == 0, 1.0, total)
-        sums = sums / divisor
+        top, total = _closed(top, total)
+        sums = sums / total
         if tl.program_id(1) == 0:
-            tl.store(lse + at, tl.where(total == 0, float("inf"), top + tl.log(divisor)))
+            _store_normalizer(normalizer, row, heads, head, top, total)
     tl.store(out + at * (units * UNIT) + channel, sums.to(out.dtype.element_ty), mask=mask)

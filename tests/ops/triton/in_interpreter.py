@@ -19,8 +19,6 @@ from tests.ops.cases import GRAPHS, HEADS, OPS, Graph, Op, random_graph, run
 
 
 def _additive(x: dict[str, Tensor], graph: Graph, edges: Any, **options: Any) -> Any:
-    # Scores of order 1, as those of dot products: weights are known to eps times the log-sum-exp.
-    x = x | {"vector": x["vector"] * x["vector"].size(1) ** -0.5}
     return additive_attention(**x, edge_index=edges, return_weights="bias" in x, **options)
 
 
@@ -267,10 +265,13 @@ def _operators() -> list[tuple[str, tuple[Any, ...]]]:
     full = (q, k, v, vector, *edges, bias, seed, 0.5, 0.2, 0.5, True, rowptr, col)
     samples = [("triton_attention", (*plain, *none)), ("triton_attention", (*full, *csc))]
     for x in (plain, full):
-        out, lse, weights, _ = torch.ops.graphattn.triton_attention(*x, *csc)
+        out, normalizer, weights, _ = torch.ops.graphattn.triton_attention(*x, *csc)
         grads = (out, weights if x is full else None)
         samples.append(
-            ("triton_attention_backward", (*grads, *x[:8], out, lse, weights, *x[8:11], x is full, *x[12:], *csc))
+            (
+                "triton_attention_backward",
+                (*grads, *x[:8], out, normalizer, weights, *x[8:11], x is full, *x[12:], *csc),
+            )
         )
     samples += [("triton_sddmm", (q, k, rowptr, col, *csc)), ("triton_spmm", (bias, v, rowptr, col, *none))]
     return samples + [("triton_spmm_transposed", (bias, q, *csc, flag)) for flag in (False, True)]
