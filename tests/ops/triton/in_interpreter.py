@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from graphattn.nn import AttentionConv
-from graphattn.ops import Layout, additive_attention, edge_aggregate, edge_attention, reference, triton
+from graphattn.ops import Layout, additive_attention, edge_aggregate, edge_attention, reference
+from graphattn.ops.triton import calls, launch
 from tests.budget import assert_within_budget
 from tests.ops.cases import GRAPHS, HEADS, OPS, Graph, Op, random_graph, run
 
@@ -96,7 +97,7 @@ def test_indices_of_64_bits() -> None:
 @pytest.mark.parametrize("op", ["attention_bias", "sddmm", "spmm", "gatv2_all"])
 def test_long_rows_and_columns_are_split(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of less than a segment, exactly one, several and a ragged last; the same for columns."""
-    monkeypatch.setattr(triton, "SEGMENT", 4)
+    monkeypatch.setattr(launch, "SEGMENT", 4)
     rows = [0] * 3 + [1] * 4 + [2] * 8 + [4] * 11 + [5] * 2
     cols = [0, 1, 2, 0, 0, 0, 0, *range(3, 11), *([0] * 7), 1, 1, 1, 1, 2, 2]
     graph = Graph(torch.tensor([cols, rows]), 6, 11)
@@ -297,7 +298,7 @@ def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch:
     layers[1].load_state_dict(layers[0].state_dict())
     edge_attr = None if edge_dim is None else torch.randn(graph.num_edges, edge_dim, dtype=torch.float64)
     called: list[str] = []
-    original = triton.triton_attention
+    original = calls.triton_attention
 
     def counted(*args: Any) -> Any:
         called.append(score)
@@ -305,7 +306,7 @@ def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch:
         assert results[2].numel() == 0, "the weights were stored"
         return results
 
-    monkeypatch.setattr(triton, "triton_attention", counted)
+    monkeypatch.setattr(calls, "triton_attention", counted)
     monkeypatch.setattr(AttentionConv, "_scores", lambda *_: pytest.fail("the scores were stored"))
     x = torch.randn(4, 6, dtype=torch.float64)
     found = layers[0](x, graph.edge_index, edge_attr)
