@@ -19,6 +19,7 @@ def ready(x: Tensor) -> Tensor:
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of sums: at least float32."""
     return torch.promote_types(x.dtype, torch.float32)
 
 

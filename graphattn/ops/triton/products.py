@@ -53,27 +53,10 @@ def triton_spmm(
     launch = Launch(rowptr, col, weights.size(1))
     out = x.new_empty(rowptr.numel() - 1, launch.heads, x.size(2))
     unused = x.new_empty((*out.shape[:2], 2), dtype=wide_dtype(x))
-    part, part_normalizer = launch.parts(x, x.size(2)), launch.parts(x, 2)
-    arrays = (
-        x,
-        x,
-        x,
-        unused,
-        x,
-        x,
-        weights,
-        no_seed(x),
-        out,
-        unused,
-        unused,
-        unused,
-        part,
-        part_normalizer,
-        rowptr,
-        col,
-    )
-    launch.run("forward", *arrays, **_linear(x), value_heads=x.size(1), has_scores=0)
-    launch.combine(part, out)
+    parts = launch.parts(x, x.size(2)), launch.parts(x, 2)
+    given = x, x, x, unused, x, x, weights, no_seed(x), out, unused, unused, unused
+    launch.run("forward", *given, *parts, rowptr, col, **_linear(x), value_heads=x.size(1), has_scores=0)
+    launch.combine(parts[0], out)
     return out
 
 

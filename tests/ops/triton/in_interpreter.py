@@ -73,6 +73,16 @@ def test_every_dtype(op: str, dtype: torch.dtype) -> None:
     assert_agrees(table[op], table[op].inputs(graph, dtype), graph)
 
 
+@pytest.mark.parametrize("segment", [1024, 8])
+def test_scores_of_any_size_give_exact_weights(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the backward keeps of a softmax is exact where the scores are: it depends on their differences alone."""
+    monkeypatch.setattr(launch, "SEGMENT", segment)
+    graph, op = GRAPHS["hub"], OPS["aggregate_all"]
+    inputs = op.inputs(graph, torch.float32)
+    inputs["scores"] = inputs["scores"].round() + 4096
+    assert_agrees(op, inputs, graph)
+
+
 @pytest.mark.parametrize("channels", [1, 8, 20, 33, 72, 129, 256])
 def test_every_width(channels: int) -> None:
     """Every block of channels: full, ragged, and of no power of two."""
