@@ -7,17 +7,12 @@ A row of more than ``SEGMENT`` neighbours is split over several programs whose s
 that results have the same bits every time. Not yet measured on a GPU.
 """
 
-from graphattn.ops.triton.calls import additive_attention, aggregate, attention, edge_softmax, sddmm, spmm
-from graphattn.ops.triton.support import installed, refusal, serves
-
-__all__ = [
-    "additive_attention",
-    "aggregate",
-    "attention",
-    "edge_softmax",
-    "installed",
-    "refusal",
-    "sddmm",
-    "serves",
-    "spmm",
-]
+from graphattn.ops.triton.calls import additive_attention as additive_attention
+from graphattn.ops.triton.calls import aggregate as aggregate
+from graphattn.ops.triton.calls import attention as attention
+from graphattn.ops.triton.calls import edge_softmax as edge_softmax
+from graphattn.ops.triton.calls import sddmm as sddmm
+from graphattn.ops.triton.calls import spmm as spmm
+from graphattn.ops.triton.support import installed as installed
+from graphattn.ops.triton.support import refusal as refusal
+from graphattn.ops.triton.support import serves as serves

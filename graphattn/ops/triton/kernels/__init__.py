@@ -16,8 +16,8 @@ compiled per dtype and per power of two of channels. Widths come in units of eig
 store move 16 bytes.
 """
 
-from graphattn.ops.triton.kernels.attend import combine, forward
-from graphattn.ops.triton.kernels.dots import products
-from graphattn.ops.triton.kernels.gradients import backward_columns, backward_rows
-
-__all__ = ["backward_columns", "backward_rows", "combine", "forward", "products"]
+from graphattn.ops.triton.kernels.attend import combine as combine
+from graphattn.ops.triton.kernels.attend import forward as forward
+from graphattn.ops.triton.kernels.dots import products as products
+from graphattn.ops.triton.kernels.gradients import backward_columns as backward_columns
+from graphattn.ops.triton.kernels.gradients import backward_rows as backward_rows
