@@ -66,6 +66,9 @@ _NEAR_DAGNN = {
     "network.dropout": [0.5, 0.6, 0.8],
     "recipe.weight_decay": [5e-4, 1e-3, 5e-3],
 }
+# With two maps of as many features as these sets have, wider ones are above the budget of parameters.
+_NARROW = {model: {"network": {"hidden_channels": 20}} for model in ("SAGE", "GATv2", "SGFormer")}
+_NARROW_SPACE = {model: {"network.hidden_channels": [20, 16]} for model in _NARROW}
 _DEEP = {"network": {"num_layers": 5, "dropout": 0.2}, "recipe": {"weight_decay": 5e-5}}
 _WORDS = {model: {**_BAG_OF_WORDS, **_WHOLE} for model in MODELS}
 _WALKS = {"transform": {"AddRandomWalkPE": {"walk_length": 16, "attr_name": "pe"}}}
@@ -111,9 +114,13 @@ SETS = {
         start={**dict.fromkeys(_GNNS, _DEEP), "GraphTransformer": _LINEAR},
     ),
     "squirrel-filtered": Set(
-        "heterophilous", "official:{seed}", models=_WITHOUT_GPS, start={"GraphTransformer": _LINEAR}
+        "heterophilous",
+        "official:{seed}",
+        models=_WITHOUT_GPS,
+        start={**_NARROW, "GraphTransformer": _LINEAR},
+        space=_NARROW_SPACE,
     ),
-    "Texas": Set("heterophilous", "official:{seed}"),
+    "Texas": Set("heterophilous", "official:{seed}", start=_NARROW, space=_NARROW_SPACE),
     "Actor": Set("heterophilous", "official:{seed}", models=_WITHOUT_GPS, start={"GraphTransformer": _LINEAR}),
     "Amazon-Photo": Set(
         "npz_graphs",

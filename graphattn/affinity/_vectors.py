@@ -162,6 +162,10 @@ def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k == 0 or values.numel() == 0:
         empty = values[..., :k]
         return empty, torch.zeros_like(empty, dtype=torch.int64)
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        # Reads nothing back from the device, which waits for it, and has shapes that a compiler knows.
+        top, place = values.sort(dim=-1, descending=True, stable=True)
+        return top[..., :k], place[..., :k]
     least = _kth_largest(values, k)
     chosen = values >= least
     place = chosen.flatten().nonzero().squeeze(1)
@@ -179,7 +183,7 @@ def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _kth_largest(values: Tensor, k: int) -> Tensor:
     """Return the ``k``-th largest along the last axis, which is kept with length 1."""
-    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+    if values.dtype in (torch.float32, torch.float64):
         # It needs no order of the others, and NumPy has vector instructions for that.
         n = values.size(-1)
         return torch.from_numpy(np.partition(values.detach().numpy(), n - k, axis=-1)[..., n - k, None])

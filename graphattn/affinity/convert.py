@@ -62,7 +62,7 @@ def _sizes(edge_index: Tensor, num_nodes: Any) -> tuple[int, int]:
             return known[0], known[1]
         num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
     sizes = num_nodes if isinstance(num_nodes, (tuple, list, torch.Size)) else (num_nodes, num_nodes)
-    if len(sizes) != 2 or not all(isinstance(size, int) and size >= 0 for size in sizes):
+    if len(sizes) != 2 or not all(isinstance(size, (int, torch.SymInt)) and size >= 0 for size in sizes):
         raise ValueError(f"num_nodes is {num_nodes!r}; expected an integer or (num_sources, num_targets), at least 0")
     return sizes[0], sizes[1]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from graphattn._optional import require
 from graphattn.cli._checks import UserError
-from graphattn.training.networks import MODELS
+from graphattn.training.networks import ALL_MODELS
 
 _PRECISION = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"]
 # In the words of argparse and of several versions of jsonargparse.
@@ -92,7 +92,7 @@ def _make_parser(manual: str) -> Any:
     )
     mapping = dict[str, Any]
     parser.add_argument("--dataset", nargs="+", metavar="NAME", help="sets by name, or local:PATH")
-    parser.add_argument("--model", nargs="+", metavar="NAME", help=f"networks: {', '.join(MODELS)}")
+    parser.add_argument("--model", nargs="+", metavar="NAME", help=f"networks: {', '.join(ALL_MODELS)}")
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="how many seeds, counted from 0 (10)")
     parser.add_argument("--split", type=str | None, help="name of the split; {seed} stands for the seed")
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML with any of these options")

@@ -14,7 +14,7 @@ from graphattn.cli._checks import UserError, usable_device
 from graphattn.cli._files import make_folder, write_text
 from graphattn.datasets import load, names
 from graphattn.engine import Recipe
-from graphattn.training.experiment import MODELS, Settings, default_settings, kind_of, prepare, split_of
+from graphattn.training.experiment import ALL_MODELS, Settings, default_settings, kind_of, prepare, split_of
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _LOCAL = "local:"
@@ -65,10 +65,10 @@ def make_plan(options: Options) -> list[Experiment]:
             require("optuna", "search")
     if options.device != "auto":
         usable_device(options.device)
-    models = [_known(model, MODELS, "--model") for model in options.model]
+    models = [_known(model, ALL_MODELS, "--model") for model in options.model]
     sets = {name.lower().replace("_", "-"): name for name in names()}
     datasets = [_canonical(dataset, sets) for dataset in options.dataset]
-    settings = {_known(model, MODELS, "settings"): groups for model, groups in options.settings.items()}
+    settings = {_known(model, ALL_MODELS, "settings"): groups for model, groups in options.settings.items()}
     given = {}
     for dataset, values in options.per_dataset.items():
         name = _canonical(dataset, sets)
@@ -137,7 +137,7 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f"{where} has settings of type {type(settings).__name__}; expected a mapping of models")
     return {
         "split": values.get("split"),
-        "settings": {_known(model, MODELS, where): settings[model] for model in settings},
+        "settings": {_known(model, ALL_MODELS, where): settings[model] for model in settings},
     }
 
 

@@ -2,6 +2,7 @@
 
   graphattn bench --dataset Cora PubMed --model GCN GAT AttentionNet --seeds 10
   graphattn bench --dataset sbm --model GCN --network.hidden_channels 128 --recipe.lr 0.005
+  graphattn bench --dataset CollegeMsg --model TGAT TemporalNet TGN GAT --seeds 3 --recipe.epochs 10
   graphattn bench --config table.yaml --resume
   graphattn bench report runs
 

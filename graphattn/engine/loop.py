@@ -59,6 +59,7 @@ def train(
     metrics: str | Path | None = None,
     tensorboard: str | Path | None = None,
     weight: Callable[[Tensor], float] = len,
+    shuffle: bool = True,
     fabric: Any = None,
     progress: bool = False,
 ) -> TrainingLog:
@@ -85,6 +86,8 @@ def train(
         tensorboard: Folder that gets the same for TensorBoard, if that is installed.
         weight: Returns how many targets the losses of some samples are means of, by which those of several processes
             are averaged; as many as samples by default.
+        shuffle: Whether batches are of samples in random order, drawn anew in each epoch; otherwise samples come in
+            theirs.
         fabric: A ``Fabric`` of Lightning, where it makes the steps because the losses come from a model that it has set
             up in another precision, or because several processes share the samples of each batch. ``model`` is that
             model as it was before, and must not do that by itself. The first process evaluates and writes the files.
@@ -133,7 +136,7 @@ def train(
         while (end := _end(log, recipe, max_minutes)) is None:
             epoch, start = len(log.epochs), time.perf_counter()
             with seeded(recipe.seed, 1 + epoch, device=device):
-                batches = _batches(num_samples, recipe.batch_size or num_samples)
+                batches = _batches(num_samples, recipe.batch_size or num_samples, shuffle)
                 with processes.apart(recipe.seed, 1 + epoch, device=device):
                     means = _train_epoch(stepper, batches, losses, weight, epoch)
             processes.share_buffers(model)
@@ -221,9 +224,9 @@ class _Stepper:
             self.average.load_state_dict(state["average"])
 
 
-def _batches(num_samples: int, size: int) -> Sequence[Tensor]:
-    """Split all samples, in random order, into batches."""
-    return torch.randperm(num_samples).split(size)
+def _batches(num_samples: int, size: int, shuffle: bool) -> Sequence[Tensor]:
+    """Split all samples into batches."""
+    return (torch.randperm(num_samples) if shuffle else torch.arange(num_samples)).split(size)
 
 
 def _train_epoch(

@@ -91,7 +91,14 @@ class EventBlock(nn.Module):
             x: Events, sequence by sequence and in order.
             places: Where they stand in the padded batch of sequences.
             kernel: Values of the kernel of all pairs of the padded batch, target first, if the block takes them.
+
+        Raises:
+            ValueError: If the kernel is missing or unexpected.
         """
+        by_kernel = self.time_weight is not None
+        if by_kernel != (kernel is not None):
+            state = "missing" if kernel is None else "given"
+            raise ValueError(f"kernel is {state}, but by_kernel is {by_kernel}; pass both or neither")
         released = self.compat == "xu2019"
         h = self.norm1(x)
         q, k, v = self.attention.project(h, x if released else None, places, places)
@@ -114,7 +121,9 @@ class EventBlock(nn.Module):
 class _Unmapped(SoftmaxAttention):
     """Softmax attention whose heads are laid side by side without a linear map."""
 
-    def __init__(self, channels: int, heads: int = 1, *, dropout: float = 0.0, causal: bool = False) -> None:
+    proj: nn.Module  # type: ignore[assignment]
+
+    def __init__(self, channels: int, heads: int, *, dropout: float, causal: bool) -> None:
         super().__init__(channels, heads, dropout=dropout, causal=causal)
         self.proj = nn.Identity()
 

@@ -67,3 +67,20 @@ def ranking_loss(positive: Tensor, negative: Tensor) -> Tensor:
         True
     """
     return (F.softplus(-positive) + F.softplus(negative)).sum() / max(positive.numel(), 1)
+
+
+def median_gap(mean: Tensor) -> Tensor:
+    r"""Return the medians of times of which 1 + gap is log-normal, the guesses of least expected absolute error.
+
+    Args:
+        mean: Means :math:`\mu` of :math:`\log(1 + \Delta)`.
+
+    Returns:
+        The numbers :math:`\max(e^\mu - 1, 0)`, in float64.
+
+    Example:
+        >>> import torch
+        >>> median_gap(torch.tensor([-1.0, 0.0])).tolist()
+        [0.0, 0.0]
+    """
+    return mean.double().expm1().clamp(min=0)

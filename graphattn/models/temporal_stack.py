@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from graphattn.models.event_network import make_time_encoding
 from graphattn.models.network import reset
 from graphattn.nn import TemporalAttentionConv
+from graphattn.nn.encodings.time.catalog import make_time_encoding
+
+# What the width of an encoding is a multiple of, where not every width will do.
+_PAIRS = ("bochner", "bochner_normal", "bochner_inverse_cdf", "bochner_family", "bochner_random")
+_MULTIPLES = {"mercer": 11, **dict.fromkeys(_PAIRS, 2)}
 
 
 class TemporalStack(nn.Module):
@@ -24,7 +30,7 @@ class TemporalStack(nn.Module):
         edge_dim: Width of the features of events; 0 if there are none.
         heads: Heads of each layer.
         time_encoding: Name of the encoding.
-        time_channels: Its width, at least.
+        time_channels: Its width; ``hidden_channels`` by default, rounded up to one that it can have.
         mode: ``"product"`` or ``"map"``, as in the layer.
         dropout: Probability of dropping a weight or an entry in training.
 
@@ -62,22 +68,16 @@ class TemporalStack(nn.Module):
             if value < least:
                 raise ValueError(f"{name} is {value}; expected at least {least}")
         self.edge_dim = edge_dim
-        self.time_encoding = make_time_encoding(
-            time_encoding, hidden_channels if time_channels is None else time_channels
-        )
+        if time_channels is None:
+            time_channels = -(-hidden_channels // (step := _MULTIPLES.get(time_encoding, 1))) * step
+        self.time_encoding = make_time_encoding(time_encoding, time_channels)
         inputs = [in_channels, *[hidden_channels] * (num_layers - 1)]
         outputs = [*[hidden_channels] * (num_layers - 1), out_channels]
+        self.paddings = [-(width + edge_dim + self.time_encoding.channels) % heads for width in inputs]
+        options: dict[str, Any] = {"heads": heads, "mode": mode, "dropout": dropout}
         self.convs = nn.ModuleList(
-            TemporalAttentionConv(
-                width,
-                out,
-                self.time_encoding,
-                edge_dim=edge_dim + -(width + edge_dim + self.time_encoding.channels) % heads or None,
-                heads=heads,
-                mode=mode,
-                dropout=dropout,
-            )
-            for width, out in zip(inputs, outputs, strict=True)
+            TemporalAttentionConv(width, out, self.time_encoding, edge_dim=edge_dim + padding or None, **options)
+            for width, out, padding in zip(inputs, outputs, self.paddings, strict=True)
         )
 
     def reset_parameters(self) -> None:
@@ -104,13 +104,11 @@ class TemporalStack(nn.Module):
                 "neighbours for each layer"
             )
         msg = self._messages(past, h)
-        for layer, conv in enumerate(self.convs):
+        for layer, (conv, padding) in enumerate(zip(self.convs, self.paddings, strict=True)):
             # The rows of the last hop are only there to be seen: each layer has one hop fewer to compute.
             hops = len(self.convs) - layer
             sources, targets, events = sum(nodes[: hops + 1]), sum(nodes[:hops]), sum(edges[:hops])
-            attr = None
-            if conv.edge_dim is not None and msg is not None:
-                attr = F.pad(msg[:events], (0, conv.edge_dim - self.edge_dim))
+            attr = None if msg is None else F.pad(msg[:events], (0, padding))
             edge_index, edge_time = past.edge_index[:, :events], past.edge_time[:events]
             h = conv((h[:sources], h[:targets]), edge_index, edge_time, attr)
         return h

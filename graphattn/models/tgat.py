@@ -30,9 +30,8 @@ class TGAT(EventNetwork):
         num_layers: Number of layers.
         edge_dim: Columns of the features of events; 0 without.
         heads: Heads of the attention.
-        time_encoding: Name of the time encoding: ``"tgat"``, ``"bochner"``, ``"mercer"`` and the others of
-            ``TIME_ENCODINGS``.
-        time_channels: Its width, ``hidden_channels`` by default; rounded up to one that it can have.
+        time_encoding: Name of the time encoding, one of ``graphattn.nn.encodings.time.catalog.TIME_ENCODINGS``.
+        time_channels: Its width; ``hidden_channels`` by default, rounded up to one that it can have.
         mode: ``"product"`` or ``"map"``: how neighbours are scored.
         dropout: Probability of dropping an attention weight or an activation in training.
 

@@ -87,7 +87,7 @@ class RerankConv(MessagePassing):
         if needs_messages(self, RerankConv):
             out = self.propagate(A.edge_index.long(), x=x, edge_weight=alpha, size=A.shape)
         else:
-            out = A.with_weight(alpha) @ x
+            out = A.with_weight(alpha).matmul(x)
         return (F.normalize(out, dim=1) if self.l2_normalize else out).to(x.dtype)
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:

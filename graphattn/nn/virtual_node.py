@@ -93,7 +93,7 @@ class VirtualNode(nn.Module):
         types = given.edge_type
         if types is None:
             types = torch.full_like(given.edge_index[0], int(EdgeType.GIVEN), dtype=torch.long)
-        new = types.new_tensor([EdgeType.TO_VIRTUAL, EdgeType.FROM_VIRTUAL]).repeat_interleave(node.numel())
+        new = [types.new_full(node.shape, kind) for kind in (EdgeType.TO_VIRTUAL, EdgeType.FROM_VIRTUAL)]
         weight = given.weight
         if weight is not None:
             weight = torch.cat([weight, weight.new_ones(2 * node.numel(), *weight.shape[1:])])
@@ -102,7 +102,7 @@ class VirtualNode(nn.Module):
             weight,
             (n + virtual.numel(), n + virtual.numel()),
             symmetric=given.symmetric,
-            edge_type=torch.cat([types, new]),
+            edge_type=torch.cat([types, *new]),
         )
         nodes = torch.cat([x, self.embedding.to(x.dtype).repeat(num_graphs, 1)])
         graph = torch.arange(num_graphs, device=x.device).repeat_interleave(self.num_virtual)

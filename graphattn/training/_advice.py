@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from graphattn.datasets import GraphTask, NodeTask
+from graphattn.datasets import EventTask, GraphTask, NodeTask
 from graphattn.datasets.tasks import Task
 from graphattn.engine import Recipe
 from graphattn.training._files import RunFiles
@@ -34,7 +34,7 @@ def advice(precision: str, smaller: str, files: RunFiles) -> Iterator[None]:
 
 
 def how_to_shrink(
-    task: Task,
+    task: Task | EventTask,
     recipe: Recipe,
     num_neighbors: Sequence[int] | None,
     eval_neighbors: Sequence[int] | None,
@@ -42,7 +42,7 @@ def how_to_shrink(
 ) -> str:
     """Say what makes steps or predictions smaller."""
     ways = []
-    whole = num_neighbors is None and not isinstance(task, GraphTask)
+    whole = num_neighbors is None and not isinstance(task, (GraphTask, EventTask))
     if whole and not takes_labels:
         ways.append("pass num_neighbors, such as [10, 10], and a batch_size")
     if not (whole and isinstance(task, NodeTask)):
@@ -50,7 +50,7 @@ def how_to_shrink(
         ways.append("set a batch_size in the recipe" if batch is None else f"lower batch_size, which is {batch}")
     if num_neighbors is not None:
         ways.append(f"lower num_neighbors, which is {list(num_neighbors)}")
-        if eval_neighbors is None:
+        if eval_neighbors is None and not isinstance(task, EventTask):
             ways.append("pass eval_neighbors, if it ran out in a prediction")
     return ", or ".join([*ways, "take a narrower network or precision='bf16-mixed'"])
 

@@ -30,7 +30,7 @@ class Caller:
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         self.task, self.model = task, model
-        network = _inner(model)
+        network = inner(model)
         self._takes = inspect.signature(network.forward).parameters
         self._takes_affinity = getattr(network, "takes_affinity", False)
         if isinstance(task, LinkTask) and "pairs" not in self._takes:
@@ -79,11 +79,11 @@ class Caller:
 
 def takes_labels(model: nn.Module) -> bool:
     """Whether known labels are an input of a network."""
-    network = _inner(model)
+    network = inner(model)
     return isinstance(network, Network) and bool(network.config.get("label_input"))
 
 
-def _inner(model: nn.Module) -> nn.Module:
+def inner(model: nn.Module) -> nn.Module:
     """Return the network that a Fabric has wrapped, whose signature it hides."""
     inner: nn.Module = getattr(model, "module", model)
     return inner

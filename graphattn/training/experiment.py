@@ -8,16 +8,26 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from graphattn.datasets import GraphTask, load, transform
+from graphattn.datasets import EventTask, GraphTask, load, transform
 from graphattn.datasets.tasks import Task
 from graphattn.engine import Recipe
 from graphattn.models.network import Network
 from graphattn.training._checks import kind_of
 from graphattn.training.consistency import Consistency
+from graphattn.training.event_networks import EVENT_MODELS
 from graphattn.training.fit import Result, fit
-from graphattn.training.networks import MODELS, check_model, make_network, reads_edges, without_edge_features
+from graphattn.training.networks import (
+    ALL_MODELS,
+    MODELS,
+    check_model,
+    make_network,
+    reads_edges,
+    without_edge_features,
+)
 
 __all__ = [
+    "ALL_MODELS",
+    "EVENT_MODELS",
     "MODELS",
     "BudgetError",
     "Settings",
@@ -106,7 +116,7 @@ def default_settings(kind: str, model: str) -> Settings:
     """Return the settings of a network where nothing better is known.
 
     Args:
-        kind: ``"node"``, ``"graph"`` or ``"link"``.
+        kind: ``"node"``, ``"graph"``, ``"link"`` or ``"event"``.
         model: Name of the network.
 
     Raises:
@@ -116,9 +126,11 @@ def default_settings(kind: str, model: str) -> Settings:
         >>> default_settings("graph", "GCN").recipe["batch_size"]
         64
     """
-    check_model(model)
     if kind not in _RECIPES:
         raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, _RECIPES))}")
+    check_model(model, kind)
+    if kind == "event":
+        return _event_settings(model)
     network: dict[str, Any] = {"hidden_channels": 64, "dropout": 0.5 if kind == "node" else 0.0}
     if model in ("AttentionNet", "GraphTransformer", "GAT", "GATv2", "GPS"):
         network["heads"] = 4
@@ -140,6 +152,15 @@ def default_settings(kind: str, model: str) -> Settings:
     return Settings(network, dict(_RECIPES[kind]), {"SparseFeatures": {}} if kind == "node" else {})
 
 
+def _event_settings(model: str) -> Settings:
+    network: dict[str, Any] = {"hidden_channels": 64, "dropout": 0.1}
+    if model != "TGN":
+        network["num_layers"] = 1
+    if model not in ("GCN", "SAGE"):
+        network["heads"] = 2
+    return Settings(network, dict(_RECIPES["event"]))
+
+
 _RECIPES: dict[str, dict[str, Any]] = {
     "node": {
         "epochs": 300,
@@ -154,6 +175,18 @@ _RECIPES: dict[str, dict[str, Any]] = {
     },
     # The rate of a recipe is that of a batch of 256: steps of 64 graphs have a rate of 0.001.
     "graph": {"epochs": 300, "batch_size": 64, "lr": 0.004, "optimizer": "adamw", "warmup": 0.05, "patience": 60},
+    # Steps of 200 events one of 0.001.
+    "event": {
+        "epochs": 50,
+        "batch_size": 200,
+        "lr": 0.00128,
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "clip": None,
+        "patience": 5,
+    },
     # And those of 65,536 links one of 0.005.
     "link": {"epochs": 300, "batch_size": 65536, "lr": 2e-5, "optimizer": "adamw", "warmup": 0.0, "patience": 60},
 }
@@ -171,7 +204,7 @@ def split_of(split: str | None, seed: int) -> str | None:
 
 def prepare(
     dataset: str, model: str, settings: Settings, *, split: str | None = None, seed: int = 0, root: str | Path = "data"
-) -> tuple[Network, Task]:
+) -> tuple[Network, Task | EventTask]:
     """Load the set of an experiment and build the network for it.
 
     Networks that read no edge features are given none; links of a graph without features are predicted from a vector
@@ -198,6 +231,10 @@ def prepare(
     """
     check_model(model)
     task = load(dataset, root, split_of(split, seed))
+    if isinstance(task, EventTask):
+        if settings.transform:
+            raise ValueError(f"transform is {', '.join(settings.transform)}, but {dataset} is a stream of events")
+        return make_network(model, task, settings.network), task
     if not isinstance(task, GraphTask) and task.data.x is None:
         task = transform(task, {"NodeIds": {}})
     else:
@@ -228,7 +265,7 @@ def run(
 
     Args:
         dataset: Name of the set, or ``"local:PATH"``.
-        model: Name of the network, one of ``MODELS``.
+        model: Name of the network, one of ``MODELS`` or, for events, of ``EVENT_MODELS``.
         settings: How it is made and trained.
         split: Name of the split, in which ``"{seed}"`` stands for the seed.
         seed: Seed of weights, batches and dropout, and number of the split.

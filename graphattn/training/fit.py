@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphattn.datasets import GraphTask, LinkTask
+from graphattn.datasets import EventTask, GraphTask, LinkTask
 from graphattn.datasets.tasks import Task
 from graphattn.engine import (
     Processes,
@@ -24,18 +24,20 @@ from graphattn.engine import (
     seeded,
     train,
 )
-from graphattn.models import from_config
+from graphattn.models import EventNetwork, from_config
 from graphattn.models.network import Network
 from graphattn.training._advice import advice, how_to_shrink
 from graphattn.training._batches import GraphBatches, KnownLabels, SampledNodes, WholeGraph
 from graphattn.training._caller import takes_labels
 from graphattn.training._checks import check_consistency, check_sampling, kind_of
 from graphattn.training._devices import make_fabric
+from graphattn.training._events import Events
 from graphattn.training._files import RunFiles
 from graphattn.training._links import Links, SampledLinks
 from graphattn.training.consistency import Consistency
 
 _EVALUATED = 256  # graphs, nodes or pairs that are predicted at a time, if the recipe has no batches
+_LAST_EVENTS = 10  # of a node in each hop, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,26 @@ class Result:
     measured: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
+@dataclass(frozen=True)
+class EventResult(Result):
+    """What a training run over a stream of events has come to.
+
+    Args:
+        inductive: The test score over events with a node that training has not seen; ``None`` if there are none, or if
+            events are classified. That of the validation set is ``"inductive"`` of the epochs.
+
+    Example:
+        >>> result = EventResult({}, [], best_epoch=0, val=0.9, test=0.8, parameters=8, stopped="epochs", inductive=0.7)
+        >>> result.test - result.inductive > 0
+        True
+    """
+
+    inductive: float | None = None
+
+
 def fit(
     model: nn.Module,
-    task: Task,
+    task: Task | EventTask,
     recipe: Recipe,
     *,
     num_neighbors: Sequence[int] | None = None,
@@ -104,17 +123,23 @@ def fit(
     predictions it sees them all. Graphs are trained on in batches. So are links, beside as many random pairs, over the
     whole graph or what ``num_neighbors`` draws around their ends; the links of a batch stay in the graph.
 
+    Events are trained on in batches in the order of time, each beside the same source with a random destination. A
+    network with a memory forgets all at the start of an epoch, and goes on with what it remembers in validation and
+    test, which follow; the network that is returned remembers both. The training sees the events of its part alone,
+    later parts all events before them.
+
     Classes are learned by cross entropy, rows of several targets by that of each where it is known, links by that of
     being one, and numbers by the squared error, or by the absolute error if that is the metric.
 
     Args:
         model: A network that takes ``x``, ``edge_index`` and what else the graphs have of ``edge_attr``, ``pe`` and
-            ``batch``, and ``pairs`` for links; edges with weights come as an :class:`~graphattn.affinity.Affinity`. It
-            is trained in place.
-        task: Nodes, graphs or links, with their split.
+            ``batch``, and ``pairs`` for links; edges with weights come as an :class:`~graphattn.affinity.Affinity`. For
+            events an :class:`~graphattn.models.EventHead`. It is trained in place.
+        task: Nodes, graphs, links or events, with their split.
         recipe: Epochs, batches, optimizer, schedule, clipping and patience. Nodes that are trained on all at once
             need ``batch_size=None``.
-        num_neighbors: Neighbours that a node draws in each hop, -1 for all, to train on batches of nodes or links.
+        num_neighbors: Neighbours that a node draws in each hop, -1 for all, to train on batches of nodes or links. Of
+            events a node sees the last ones, 10 in each hop by default.
         eval_neighbors: The same for validation and test, in batches of as many. Features that are mapped from a file
             then never come into memory as a whole. -1 gives what the whole graph gives, if there are as many hops as
             the network has.
@@ -137,7 +162,8 @@ def fit(
         progress: Whether a progress bar is shown.
 
     Returns:
-        The scores. The network has the weights of the best epoch and is in evaluation mode.
+        The scores; an :class:`EventResult` for events. The network has the weights of the best epoch and is in
+        evaluation mode.
 
     Raises:
         ValueError: If the recipe does not fit the task, the network has another output than the task, or ``out`` has
@@ -158,11 +184,15 @@ def fit(
         >>> len(result.epochs), result.test > 0.8
         (50, True)
     """
-    if not isinstance(task, Task):
-        raise TypeError(f"task is a {type(task).__name__}; expected a NodeTask, a GraphTask or a LinkTask")
+    if not isinstance(task, (Task, EventTask)):
+        raise TypeError(
+            f"task is a {type(task).__name__}; expected a NodeTask, a GraphTask, a LinkTask or an EventTask"
+        )
     recipe = recipe if seed is None else replace(recipe, seed=seed)
     check_sampling(task, model, recipe, num_neighbors, eval_neighbors, devices * num_nodes)
     check_consistency(task, num_neighbors, consistency)
+    if num_neighbors is None and isinstance(model, EventNetwork) and model.past != "graph":
+        num_neighbors = [_LAST_EVENTS] * model.num_layers
     files = RunFiles(out, recipe.seed)
     files.check(resume)
     fabric = make_fabric(device, devices, strategy, num_nodes, precision)
@@ -193,7 +223,7 @@ def fit(
             batches.num_samples,
             batches.losses,
             recipe,
-            evaluate=lambda: _evaluate(task, batches, "val"),
+            evaluate=lambda: _evaluate(batches, "val"),
             maximize=task.higher_is_better,
             max_minutes=max_minutes,
             checkpoint=files.checkpoint,
@@ -201,17 +231,19 @@ def fit(
             metrics=files.metrics,
             tensorboard=files.tensorboard,
             weight=batches.weight,
+            shuffle=not isinstance(batches, Events),
             fabric=fabric,
             progress=progress,
         )
         with torch.no_grad(), seeded(recipe.seed, 0, 1, device=fabric.device):
-            test = processes.first(lambda: _evaluate(task, batches, "test"))["score"]
-    result = Result(
+            test = processes.first(lambda: _evaluate(batches, "test"))
+    more = {"inductive": test.get("inductive")} if isinstance(task, EventTask) else {}
+    result = (EventResult if isinstance(task, EventTask) else Result)(
         config={**config, "recipe": asdict(recipe), "max_minutes": max_minutes},
         epochs=log.epochs,
         best_epoch=log.best_epoch,
         val=log.epochs[log.best_epoch]["score"],
-        test=test,
+        test=test["score"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         stopped=log.stopped,
         measured={
@@ -220,8 +252,9 @@ def fit(
             "peak_memory_mib": peak_memory(fabric.device),
             **environment(fabric.device),
         },
+        **more,
     )
-    return Result(**processes.first(lambda: files.write(asdict(result))))
+    return type(result)(**processes.first(lambda: files.write(asdict(result))))
 
 
 def load_model(path: str | Path) -> Network:
@@ -258,11 +291,11 @@ def load_model(path: str | Path) -> Network:
     return model.eval()
 
 
-_Batches = GraphBatches | Links | WholeGraph
+_Batches = Events | GraphBatches | Links | WholeGraph
 
 
 def _make_batches(
-    task: Task,
+    task: Task | EventTask,
     model: nn.Module,
     device: torch.device,
     recipe: Recipe,
@@ -271,6 +304,8 @@ def _make_batches(
     consistency: Consistency | None,
 ) -> _Batches:
     size = recipe.batch_size or _EVALUATED
+    if isinstance(task, EventTask):
+        return Events(task, model, device, num_neighbors or (), size)
     if isinstance(task, GraphTask):
         return GraphBatches(task, model, device, size)
     if isinstance(task, LinkTask):
@@ -283,13 +318,15 @@ def _make_batches(
     return SampledNodes(task, model, device, num_neighbors, eval_neighbors, size)
 
 
-def _evaluate(task: Task, batches: _Batches, part: str) -> dict[str, float]:
+def _evaluate(batches: _Batches, part: str) -> dict[str, float]:
     """Return the score of the predictions for a part, and for ``"val"`` their loss, once they are finite."""
+    if isinstance(batches, Events):
+        return batches.evaluate(part)
     prediction: Any = batches.predict(part)
     for scores in prediction if isinstance(prediction, tuple) else (prediction,):
         if not bool(scores.isfinite().all()):
-            raise FloatingPointError(f"the output for {part!r} of {task.name} is not finite; lower lr")
-    score = {"score": task.evaluate(prediction, part)}
+            raise FloatingPointError(f"the output for {part!r} of {batches.task.name} is not finite; lower lr")
+    score = {"score": batches.task.evaluate(prediction, part)}
     return score | {"val_loss": batches.validation_loss(prediction)} if part == "val" else score
 
 

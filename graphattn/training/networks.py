@@ -12,15 +12,18 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from graphattn._optional import require
-from graphattn.datasets import GraphTask, LinkTask
+from graphattn.datasets import EventTask, GraphTask, LinkTask
 from graphattn.datasets.tasks import Task
 from graphattn.models import GraphHead, LinkHead, from_config
 from graphattn.models.network import Network
+from graphattn.training.event_networks import EVENT_MODELS, make_event_network
 
 OURS: dict[str, dict[str, Any]] = {
     "AttentionNet": {"model": "AttentionNet"},
     "InfDiffusionNet": {"model": "InfDiffusionNet"},
     "GraphTransformer": {"model": "GraphTransformer"},
+    "TGAT": {"model": "TGAT"},
+    "TemporalNet": {"model": "TemporalNet"},
 }
 PEERS: dict[str, dict[str, Any]] = {
     "GCN": {"model": "MessagePassingNet", "conv": "gcn"},
@@ -30,20 +33,22 @@ PEERS: dict[str, dict[str, Any]] = {
     "APPNP": {"model": "APPNPNet"},
     "GPS": {"model": "GPSNet"},
     "SGFormer": {"model": "SGFormerNet"},
+    "TGN": {"model": "TGN"},
 }
-MODELS = (*OURS, *PEERS)
+ALL_MODELS = (*OURS, *PEERS)
+MODELS = tuple(name for name in ALL_MODELS if name not in ("TGAT", "TemporalNet", "TGN"))
 _WITHOUT_EDGES = ("GCN", "SAGE", "APPNP", "SGFormer")
 _WITH_ENCODING = ("GraphTransformer", "GPS")
 
 
-def make_network(model: str, task: Task, options: Mapping[str, Any]) -> Network:
+def make_network(model: str, task: Task | EventTask, options: Mapping[str, Any]) -> Network:
     """Build a network for a task: what the options leave open, its data decide.
 
-    Widths of input and output, categories, edge features and positional encodings ``pe`` follow from the task. Graphs
-    and links get their head, whose options stand under ``"head"``.
+    Widths of input and output, categories, edge features and positional encodings ``pe`` follow from the task. Graphs,
+    links and events get their head, whose options stand under ``"head"``.
 
     Args:
-        model: Name of the network, one of ``MODELS``.
+        model: Name of the network, one of ``MODELS``, or of ``EVENT_MODELS`` for events.
         task: The task.
         options: Arguments of the network by name, and perhaps ``"head"``.
 
@@ -58,7 +63,9 @@ def make_network(model: str, task: Task, options: Mapping[str, Any]) -> Network:
         >>> make_network("GAT", load("karate"), {"hidden_channels": 8, "heads": 2}).config["out_channels"]
         4
     """
-    check_model(model)
+    check_model(model, "event" if isinstance(task, EventTask) else "graph")
+    if isinstance(task, EventTask):
+        return make_event_network(model, task, options)
     config = {**{**OURS, **PEERS}[model], **options}
     head = dict(config.pop("head", {}))
     data = _graphs(task)
@@ -81,12 +88,14 @@ def make_network(model: str, task: Task, options: Mapping[str, Any]) -> Network:
     return GraphHead(backbone, width, task.out_channels, **head)
 
 
-def check_model(model: str) -> None:
-    """Raise if there is no network of a name, and say which names are near."""
-    if model not in MODELS:
-        near = get_close_matches(model, MODELS, cutoff=0.3)
+def check_model(model: str, kind: str | None = None) -> None:
+    """Raise if there is no network of a name for tasks of a kind, and say which names are near."""
+    known = ALL_MODELS if kind is None else EVENT_MODELS if kind == "event" else MODELS
+    if model not in known:
+        near = get_close_matches(model, known, cutoff=0.3)
         hint = f"did you mean {', '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"model is {model!r}; {hint}expected one of {', '.join(MODELS)}")
+        where = "" if kind is None else " for events" if kind == "event" else " for graphs"
+        raise ValueError(f"model is {model!r}; {hint}expected one of {', '.join(known)}{where}")
 
 
 def reads_edges(model: str, options: Mapping[str, Any]) -> bool:

@@ -126,6 +126,8 @@ def search(
 
 def _usual_space(kind: str, model: str, settings: Settings) -> dict[str, Sequence[Any]]:
     """Return the options of each setting by its path."""
+    if kind == "event":
+        return _event_space(model, settings)
     widths = [64, 48, 32] if kind != "link" else [16, 12]
     space: dict[str, Sequence[Any]] = {
         "network.hidden_channels": widths,
@@ -161,6 +163,17 @@ def _usual_space(kind: str, model: str, settings: Settings) -> dict[str, Sequenc
         space["network.head.pool"] = ["mean", "add", "max"]
     elif kind == "link":
         space["network.head.decoder"] = ["mlp", "dot"]
+    return space
+
+
+def _event_space(model: str, settings: Settings) -> dict[str, Sequence[Any]]:
+    space: dict[str, Sequence[Any]] = {
+        "network.hidden_channels": [64, 32, 100],
+        "network.dropout": [0.1, 0.0, 0.3],
+        "recipe.lr": [factor * settings.recipe["lr"] for factor in (1.0, 0.3, 0.1, 3.0)],
+    }
+    if model in ("TGAT", "TemporalNet"):
+        space["network.time_encoding"] = ["tgat", "bochner", "mercer"]
     return space
 
 

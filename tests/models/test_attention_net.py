@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch_geometric.nn import GATConv, GATv2Conv, TransformerConv
 from torch_geometric.nn.models import JumpingKnowledge
 
 from graphattn.models import AttentionNet
 from graphattn.models.inputs import drop_features
 from tests.models.cases import GRAPHS, HIDDEN, IN, NETWORKS, OUT, assert_equal, fill, inputs_of
-from tests.nn.cases import assert_same_run
 
 PYG = {"gat": GATConv, "gatv2": GATv2Conv, "dot": TransformerConv}
 
@@ -100,31 +99,6 @@ def test_dropout_of_sparse_features() -> None:
     assert (dropped[x == 0] == 0).all()
     kept = (dropped[x == 1] != 0).double().mean().item()
     assert kept == pytest.approx(0.75, abs=5 * (0.25 * 0.75 / float(x.sum())) ** 0.5)
-
-
-@pytest.mark.usefixtures("reset_dynamo")
-def test_compiled_equals_eager() -> None:
-    """One graph for all sizes."""
-    net = fill(AttentionNet(IN, HIDDEN, OUT, heads=3, hops=3, residual=True, norm="layer", jump="cat", edge_dim=3))
-    graphs: list[Any] = []
-
-    def count(graph: torch.fx.GraphModule, examples: list[Any]) -> Any:
-        graphs.append(graph)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, examples)
-
-    def run(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        parameters = dict(net.named_parameters())
-        out = model(**inputs)
-        grads = torch.autograd.grad(out.square().sum(), list(parameters.values()))
-        return {"out": out.detach(), **dict(zip(parameters, grads, strict=True))}
-
-    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=count)
-    for number, (nodes, edges) in enumerate([(8, 11), (5, 17), (13, 30), (21, 19)]):
-        inputs = inputs_of(net, nodes, torch.randint(nodes, (2, edges)))
-        assert_same_run(run(compiled, inputs), run(net, inputs))
-        if number == 1:
-            warm = len(graphs)
-    assert len(graphs) == warm, "it compiled again for another size"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphattn.affinity import Affinity, SparseAffinity, cooccurrence
 from graphattn.nn import CooccurrenceAttention
@@ -202,21 +201,6 @@ def test_dtypes() -> None:
         assert out.dtype == dtype
         assert (out.double() - exact).abs().max() <= 8 * torch.finfo(dtype).eps * exact.abs().max()
     assert torch.equal(module(IDS.int(), x), exact)
-
-
-def test_compile_and_devices() -> None:
-    module = CooccurrenceAttention(counts(), heads=2)
-    torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
-    batch = shuffled_batch()
-    ids, x = torch.randint(0, V, batch.shape), nodes(len(batch))
-    known = {"batch": batch, "num_graphs": len(SIZES), "max_nodes": max(SIZES)}
-    assert_close(compiled(ids, x, **known), module(ids, x, **known))
-    module = CooccurrenceAttention(counts())
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = module.to("cuda")
-        ids = torch.zeros(9, dtype=torch.long, device="cuda")
-        assert fake(ids, torch.rand(9, 6, device="cuda")).device.type == "cuda"
 
 
 # Errors ###############################################################################################################

@@ -114,13 +114,6 @@ def test_loss_of_the_attention() -> None:
     torch.testing.assert_close(out, net(x, EDGES, batch=BATCH))
 
 
-def test_compiles_as_one_graph() -> None:
-    layer = GraphTransformerLayer(CHANNELS, AttentionConv(CHANNELS, 4, 2), make_attention("linear", CHANNELS, 2)).eval()
-    x = nodes().float()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, EDGES), layer(x, EDGES))
-
-
 @pytest.mark.parametrize(
     ("options", "call", "message"),
     [

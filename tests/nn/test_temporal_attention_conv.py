@@ -348,18 +348,6 @@ def test_an_explainer_sees_the_messages() -> None:
     assert bool((explanation.edge_mask > 0).any())
 
 
-@pytest.mark.usefixtures("reset_dynamo")
-def test_compiled_equals_eager() -> None:
-    conv = make(edge_dim=None, encoding=BochnerEncoding(8))
-    compiled = torch.compile(conv, fullgraph=True, dynamic=True, backend="aot_eager")
-    for n, num_edges in ((8, 11), (5, 17)):
-        x, edge_index = torch.randn(n, WIDTH).double(), torch.randint(n, (2, num_edges))
-        edge_time = torch.randint(0, 99, (num_edges,))
-        expected = conv(x, edge_index, edge_time)
-        atol = 4096 * EPS * expected.abs().max().item()
-        torch.testing.assert_close(compiled(x, edge_index, edge_time), expected, rtol=0, atol=atol)
-
-
 def test_repr_state_and_copies() -> None:
     conv = make()
     assert repr(conv) == "TemporalAttentionConv(7, 4, heads=3, time_encoding=TGATEncoding)"

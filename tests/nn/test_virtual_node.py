@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphattn.affinity import Affinity, EdgeType, SparseAffinity, expander, union, window
 from graphattn.nn import AttentionConv, VirtualNode
@@ -132,26 +131,6 @@ def test_no_nodes() -> None:
     assert torch.equal(h, module.embedding.repeat(2, 1))
     assert A.num_edges == 0
     assert batch.tolist() == [0, 1]
-
-
-def test_compile_and_devices() -> None:
-    """One graph where the number of graphs is known; every step has a shape function for CUDA."""
-    module = VirtualNode(4, num_virtual=2)
-
-    def appended(x: Tensor, edge_index: Tensor, batch: Tensor) -> tuple[Tensor, ...]:
-        h, A, graph = module(x, edge_index, batch, num_graphs=4)
-        return h, A.edge_index, A.edge_type, graph
-
-    torch._dynamo.reset()
-    compiled = torch.compile(appended, fullgraph=True, dynamic=True, backend="aot_eager")
-    x = torch.rand(6, 4)
-    for found, expected in zip(compiled(x, EDGES, BATCH), appended(x, EDGES, BATCH), strict=True):
-        assert torch.equal(found, expected)
-    with FakeTensorMode(), torch.device("cuda"):
-        fake = VirtualNode(4)
-        edges = torch.zeros(2, 5, dtype=torch.long)
-        h, A, batch = fake(torch.rand(6, 4), edges, torch.zeros(6, dtype=torch.long), num_graphs=3)
-    assert {tensor.device.type for tensor in (h, A.edge_index, A.edge_type, batch)} == {"cuda"}
 
 
 X = torch.rand(6, 4)

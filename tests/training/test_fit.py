@@ -848,7 +848,7 @@ def test_bad_arguments(kind: str, changes: dict[str, Any], error: type[Exception
 
 
 def test_what_cannot_be_learned() -> None:
-    with pytest.raises(TypeError, match="task is a str; expected a NodeTask, a GraphTask or a LinkTask"):
+    with pytest.raises(TypeError, match="task is a str; expected a NodeTask, a GraphTask, a LinkTask or an EventTask"):
         fit(node_net(), "Cora", WHOLE)  # type: ignore[arg-type]
     task = node_task()
     task.data.x = None

@@ -36,14 +36,6 @@ def test_reset_parameters_draws_anew() -> None:
     assert not torch.equal(before, encoding.weight)
 
 
-@pytest.mark.usefixtures("reset_dynamo")
-def test_compiled_equals_eager() -> None:
-    encoding = LearnedEncoding(10, 3)
-    compiled = torch.compile(encoding, fullgraph=True, dynamic=True, backend="aot_eager")
-    for n in (4, 7):
-        assert torch.equal(compiled(torch.arange(n)), encoding(torch.arange(n)))
-
-
 @pytest.mark.parametrize("pos", [[0, 4], [-1, 0]])
 def test_positions_outside_the_table(pos: list[int]) -> None:
     with pytest.raises(ValueError, match=f"pos lies between {min(pos)} and {max(pos)}; expected 0 to 3"):

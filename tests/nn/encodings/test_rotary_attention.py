@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 
 from graphattn.nn import AttentionConv
 from graphattn.nn.encodings import RotaryEncoding
@@ -111,27 +109,6 @@ def test_bfloat16_stays_bfloat16() -> None:
     conv = _conv("dot").bfloat16()
     x, pos = torch.randn(8, WIDTH).bfloat16(), torch.arange(8)
     assert conv(x, SQUARE.edge_index, pos=pos).dtype == torch.bfloat16
-
-
-@pytest.mark.usefixtures("reset_dynamo")
-def test_compiled_equals_eager() -> None:
-    conv = _conv("dot")
-    compiled = torch.compile(conv, fullgraph=True, dynamic=True, backend="aot_eager")
-    for n, num_edges in ((8, 11), (5, 17)):
-        x, edge_index, pos = torch.randn(n, WIDTH).double(), torch.randint(n, (2, num_edges)), _pos(n)
-        expected = conv(x, edge_index, pos=pos)
-        atol = 1024 * EPS * expected.abs().max().item()
-        torch.testing.assert_close(compiled(x, edge_index, pos=pos), expected, rtol=0, atol=atol)
-
-
-def test_runs_on_cuda() -> None:
-    conv = _conv("dot").float()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        parameters = {name: torch.empty(p.shape, device="cuda") for name, p in conv.named_parameters()}
-        x, pos = torch.empty(8, WIDTH, device="cuda"), torch.empty(8, device="cuda")
-        edge_index = torch.empty(2, 11, dtype=torch.long, device="cuda")
-        out = functional_call(conv, parameters, (x, edge_index), {"pos": pos})
-    assert out.device.type == "cuda"
 
 
 @pytest.mark.parametrize(

@@ -137,20 +137,6 @@ def test_reset_parameters_draws_anew() -> None:
     assert not net.eps.any()
 
 
-@pytest.mark.usefixtures("reset_dynamo")
-@pytest.mark.parametrize("phi", ["mlp", "gin"])
-def test_compiled_equals_eager(phi: str) -> None:
-    net = _net(phi)
-    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend="aot_eager")
-    for n in (5, 9):
-        vectors, values = torch.randn(n, K).double(), torch.rand(2, K).double()
-        batch = torch.randint(2, (n,))
-        A = torch.randint(n, (2, 13)) if phi == "gin" else None
-        expected = net(vectors, values, batch, A=A)
-        found = compiled(vectors, values, batch, A=A)
-        torch.testing.assert_close(found, expected, rtol=0, atol=256 * EPS * expected.abs().max().item())
-
-
 def test_half_precision_counts_nodes_exactly() -> None:
     """257 nodes are one more than bfloat16 can count one by one."""
     net = SignNet(1, 4).bfloat16()

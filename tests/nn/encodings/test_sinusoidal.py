@@ -101,14 +101,6 @@ def test_any_shape() -> None:
     assert SinusoidalEncoding(4)(torch.tensor(3)).shape == (4,)
 
 
-@pytest.mark.usefixtures("reset_dynamo")
-def test_compiled_equals_eager() -> None:
-    encoding = SinusoidalEncoding(CHANNELS)
-    compiled = torch.compile(encoding, fullgraph=True, dynamic=True, backend="aot_eager")
-    for n in (5, 9):
-        assert torch.equal(compiled(torch.arange(n)), encoding(torch.arange(n)))
-
-
 @pytest.mark.parametrize("channels", [0, 3, -2])
 def test_odd_channels(channels: int) -> None:
     with pytest.raises(ValueError, match=f"channels is {channels}; expected an even number"):

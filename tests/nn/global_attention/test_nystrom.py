@@ -75,10 +75,6 @@ def test_shared_checks_of_the_exact_inverse() -> None:
     cases.check_fake_cuda(make(pinv="exact"))
 
 
-def test_compiles() -> None:
-    cases.check_compile(make(iterations=1))
-
-
 @pytest.mark.parametrize("options", [{}, {"conv_kernel": 3}, {"num_landmarks": 64, "conv_kernel": 3}], ids=str)
 def test_content_of_padding(options: dict[str, Any]) -> None:
     cases.check_content_of_padding(make(**options))

@@ -61,15 +61,6 @@ def test_dropout() -> None:
     cases.check_dropout(make())
 
 
-def test_compiles() -> None:
-    cases.check_compile(make())
-
-
-@pytest.mark.slow
-def test_causal_compiles() -> None:
-    cases.check_compile(make(causal=True))
-
-
 @pytest.mark.parametrize("causal", [False, True])
 def test_forms_no_pairs(causal: bool) -> None:
     cases.check_linear_memory(make(causal=causal, num_features=16), 16_384)

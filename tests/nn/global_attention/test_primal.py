@@ -190,10 +190,6 @@ def test_gradients(options: dict[str, Any]) -> None:
     assert torch.autograd.gradcheck(call, leaves)
 
 
-def test_compile() -> None:
-    cases.check_compile(make(**KINDS[0]))
-
-
 def test_loss_on_fake_cuda() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         module = make(low_rank=3)()

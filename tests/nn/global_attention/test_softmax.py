@@ -59,10 +59,6 @@ def test_bad_options() -> None:
     cases.check_bad_options(SoftmaxAttention)
 
 
-def test_compiles() -> None:
-    cases.check_compile(make())
-
-
 @pytest.mark.slow
 def test_compiles_by_inductor() -> None:
     cases.check_compile(make(causal=True), backend="inductor")

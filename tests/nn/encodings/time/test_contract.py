@@ -152,16 +152,6 @@ def test_reset_and_state(name: str) -> None:
     assert re.match(rf"\w+\({CHANNELS}", repr(encoding).splitlines()[0]) or "(\n" in repr(encoding)
 
 
-@pytest.mark.parametrize("name", ["bochner", "mercer", "tgat", "graphmixer", "mercer_sum"])
-@pytest.mark.usefixtures("reset_dynamo")
-def test_compiled_equals_eager(name: str) -> None:
-    encoding = ALL[name]()
-    compiled = torch.compile(encoding, fullgraph=True, dynamic=True, backend="aot_eager")
-    for n in (5, 9):
-        t = torch.arange(n) * 7
-        torch.testing.assert_close(compiled(t), encoding(t), rtol=0, atol=1e-6)
-
-
 def test_diagnose_counts_channels_that_hardly_vary() -> None:
     encoding = ALL["graphmixer"]()
     t = torch.arange(50)
