@@ -2,7 +2,7 @@
 
 Node features keep their place, ``[N, H, C]``; edge values are in slot order (see :mod:`graphattn.ops.layout`), slot
 first: ``[E, H]``. The kernels are in :mod:`graphattn.ops.triton.kernels`; ``forward``, ``backward`` and ``products``
-make them operators with gradients. Only the kernels import Triton itself, which full names tell from this package.
+make them operators with gradients. Triton itself, which full names tell from this package, is imported on first use.
 A row of more than ``SEGMENT`` neighbours is split over several programs whose sums a further kernel adds in order, so
 that results have the same bits every time. Not yet measured on a GPU.
 """
