@@ -58,7 +58,8 @@ def _accuracy_table(part: str, task: dict[str, Any]) -> str:
         f"## {title}",
         "",
         f"{what} Networks of {setting['num_layers']} layers of width {setting['channels']} with {setting['heads']} "
-        f"heads, trained for {recipe['epochs']} epochs; the last one is kept.",
+        f"heads, trained for {recipe['epochs']} epochs; the last one is kept. Seconds are elapsed time, "
+        "beside whatever else the machine did.",
         "",
         "| attention | test accuracy, % | published | difference | seeds | training loss | parameters | seconds |",
         "|---|--:|--:|--:|---|--:|--:|--:|",

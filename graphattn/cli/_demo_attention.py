@@ -61,6 +61,7 @@ def _propagate(task: NodeTask) -> Tensor:
 def _neighborhood(task: NodeTask, network: AttentionNet) -> dict[str, Any]:
     """Choose a test digit that is read correctly although many of its neighbours are others; tell what it draws on."""
     x, y, edge_index = task.data.x, task.data.y, task.data.edge_index
+    assert network.encoder is not None, "the demo builds its network with one"
     with torch.no_grad():
         right = network(x, edge_index).argmax(dim=1) == y
         h = F.elu(network.encoder(x))

@@ -18,6 +18,12 @@ class EventNetwork(Network):
 
     A network with a memory reads events in their order: after a batch is predicted, :meth:`update_state` tells it what
     has happened.
+
+    Example:
+        >>> from graphattn.models import TGAT, TGN, MessagePassingNet, StaticNet
+        >>> static = StaticNet(MessagePassingNet("gat", 4, 8, 5), num_nodes=3, channels=4)
+        >>> [net.past for net in (TGAT(0, 8, 4), TGN(3, 8), static)]
+        ['pairs', 'last', 'graph']
     """
 
     past = "pairs"  #: What the network is called with.

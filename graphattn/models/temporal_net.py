@@ -15,6 +15,7 @@ from graphattn.models.network import reset
 from graphattn.models.temporal_stack import TemporalStack
 from graphattn.models.tgat import NodeStart
 from graphattn.nn.encodings.time import TimeEncoding
+from graphattn.nn.global_attention.padding import readable
 
 
 class TemporalNet(EventNetwork):
@@ -163,8 +164,11 @@ class Memory(TGNMemory):
 
     def of(self, n_id: Tensor) -> tuple[Tensor, Tensor]:
         """Return the memory of nodes, and when each was updated last; a node may come more than once."""
-        if n_id.numel() and n_id.device.type == "cpu" and int(n_id.max()) >= self.num_nodes:
+        if n_id.numel() and readable(n_id) and int(n_id.max()) >= self.num_nodes:
             raise ValueError(f"n_id has node {int(n_id.max())}, but num_nodes is {self.num_nodes}")
+        if not self.training:
+            memory, last_update = self(n_id)  # is only looked up, which nothing has to wait for
+            return memory, last_update
         distinct, place = n_id.unique(return_inverse=True)
         memory, last_update = self(distinct)
         return memory[place], last_update[place]

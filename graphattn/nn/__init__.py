@@ -8,6 +8,7 @@ from graphattn.nn.graph_transformer_layer import GraphTransformerLayer
 from graphattn.nn.interaction import HyperAttention, HyperFeatureAttention
 from graphattn.nn.rerank_conv import RerankConv, candidate_graph
 from graphattn.nn.scores import GAT, Cosine, DotProduct, GATv2, Gaussian, Score
+from graphattn.nn.table_attention import TableAttention, attribute_pairs, datapoint_pairs
 from graphattn.nn.temporal_attention_conv import TemporalAttentionConv
 from graphattn.nn.virtual_node import VirtualNode
 
@@ -26,9 +27,12 @@ __all__ = [
     "HyperFeatureAttention",
     "RerankConv",
     "Score",
+    "TableAttention",
     "TemporalAttentionConv",
     "VirtualNode",
     "accelerate",
+    "attribute_pairs",
     "candidate_graph",
+    "datapoint_pairs",
     "from_pyg",
 ]

@@ -41,7 +41,8 @@ def datapoint_pairs(num_rows: int, num_columns: int, rows: SparseAffinity | None
         [[0, 2, 1, 3, 0, 2, 1, 3], [0, 0, 1, 1, 2, 2, 3, 3]]
     """
     rows = complete(num_rows) if rows is None else rows
-    source, target = num_columns * rows.edge_index.unsqueeze(2) + torch.arange(num_columns)
+    column = torch.arange(num_columns, device=rows.edge_index.device)
+    source, target = num_columns * rows.edge_index.unsqueeze(2) + column
     order = torch.argsort(target.flatten(), stable=True)
     edges = torch.stack([source.flatten(), target.flatten()])[:, order]
     return SparseAffinity(edges, None, (num_rows * num_columns, num_rows * num_columns))

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data, TemporalData
+from torch_geometric.nn.models.tgn import TimeEncoder
 
 from graphattn import diffusion, models, ops, retrieval
 from graphattn.affinity import Affinity, SparseAffinity
@@ -32,13 +34,16 @@ from graphattn.nn import (
     HyperAttention,
     HyperFeatureAttention,
     RerankConv,
+    TableAttention,
     TemporalAttentionConv,
     VirtualNode,
 )
 from graphattn.nn import global_attention as attend
 from graphattn.nn.encodings import LearnedEncoding, RotaryEncoding, SignNet, SinusoidalEncoding, degree_encoding, time
+from graphattn.training import TemporalSampler
 
 WIDTH, OUT, EDGE_DIM, HEADS, NUM_GRAPHS, POSITIONS = 6, 4, 3, 2, 3, 64
+CATEGORIES = (0, 3, 2)  # columns of a table: numbers, and categories by how many there are
 Inputs = dict[str, Any]
 
 
@@ -64,9 +69,11 @@ class Case:
         """A module in evaluation mode whose parameters are all random: zero biases hide mistakes."""
         module = self.make().to(self.dtype).eval()
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                # Encodings of time keep the frequencies that they start with: no others make sense.
-                if not isinstance(module, time.TimeEncoding) and "time_encoding" not in name:
+            # Encodings of time keep the frequencies that they start with: no others make sense.
+            encodings = [part for part in module.modules() if isinstance(part, (time.TimeEncoding, TimeEncoder))]
+            kept = {id(parameter) for encoding in encodings for parameter in encoding.parameters()}
+            for parameter in module.parameters():
+                if id(parameter) not in kept:
                     parameter.copy_(0.5 * torch.randn(parameter.shape))
         return module
 
@@ -223,6 +230,52 @@ def heads_of_lists(n: int, e: int) -> Inputs:
     return {"queries": x[:, 0], "candidates": x[:, 1:], "mask": torch.ones(2, n, dtype=torch.bool)}
 
 
+def event_sequences(n: int, e: int) -> Inputs:
+    """Two sequences of n events, of which the first lacks one at its start and one in between."""
+    event_type = torch.randint(1, OUT + 1, (2, n))
+    event_type[0, 0] = event_type[0, 2] = 0
+    return {"event_type": event_type, "t": torch.randint(20, (2, n)).cumsum(1)}
+
+
+def cells(n: int, e: int) -> Inputs:
+    return {"h": torch.randn(n, len(CATEGORIES), WIDTH).double()}
+
+
+def num_context(n: int, e: int) -> Inputs:
+    return {"num_context": n // 2}
+
+
+def table(n: int, e: int) -> Inputs:
+    """A table with hidden cells, and a category that is not known."""
+    columns = [torch.randint(number, (n,)).double() if number else torch.randn(n).double() for number in CATEGORIES]
+    x, hidden = torch.stack(columns, dim=1), torch.rand(n, len(CATEGORIES)) < 0.3
+    x[0, 1] = -1
+    return {"x": x, "hidden": hidden}
+
+
+def past(n: int, e: int) -> Inputs:
+    """What two hops of a sampler find for n nodes after e events; only the times of these are random."""
+    event = torch.arange(e)
+    t = torch.randint(1, 10, (e,)).cumsum(0)
+    events = TemporalData(src=event % n, dst=(event + 1 + event // n) % n, t=t)
+    found = TemporalSampler(events, [2, 2], num_nodes=n).sample(torch.arange(n), t[-1:].expand(n) + 1)
+    names = ("n_id", "edge_index", "edge_time", "e_id", "num_sampled_nodes", "num_sampled_edges")
+    return {name: found[name] for name in names}
+
+
+def met(n: int, e: int) -> Inputs:
+    """All nodes, and events as edges between them, with the time of each."""
+    return {"n_id": torch.arange(n), **edges(n, e), "edge_t": torch.randint(100, (e,))}
+
+
+def event_attr(n: int, e: int) -> Inputs:
+    return {"msg": torch.randn(e, EDGE_DIM).double()}
+
+
+def asked(n: int, e: int) -> Inputs:
+    return {"src": torch.randint(n, (e,)), "dst": torch.randint(n, (e,))}
+
+
 GRAPH = (nodes, edges)
 BATCH = (nodes, batch, num_graphs, max_nodes)
 
@@ -256,6 +309,53 @@ class Appended(nn.Module):
         return x, A.edge_index, A.edge_type, graph
 
 
+class OverEvents(nn.Module):
+    """A network over events, of whose sample every part is an input by itself."""
+
+    def __init__(self, net: models.EventNetwork) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, msg: Tensor | None = None, e_id: Tensor | None = None, **inputs: Any) -> Tensor:
+        pairs = {name: inputs.pop(name) for name in ("src", "dst") if name in inputs}
+        seen = Data(**inputs)
+        if msg is not None:
+            seen.msg = msg if e_id is None else msg.index_select(0, e_id)
+        out: Tensor = self.net(seen, **pairs)
+        return out
+
+
+class NextEvents(nn.Module):
+    """All that a network of event sequences predicts."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.model = models.EventSequenceModel(OUT, WIDTH, heads=HEADS, **options)
+
+    def forward(self, **inputs: Any) -> tuple[Tensor, ...]:
+        x = self.model(**inputs)
+        return x, self.model.type_scores(x), *self.model.gap_distribution(x)
+
+
+class AlongRows(nn.Module):
+    """Attention between the rows of a table that edges name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = _table(width="shared")
+
+    def forward(self, h: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        out: Tensor = self.attend(h, SparseAffinity(edge_index, edge_weight, (h.size(0), h.size(0))))
+        return out
+
+
+def remembering(net: models.EventNetwork) -> OverEvents:
+    """A network with a memory that is not empty."""
+    some = torch.arange(POSITIONS)
+    net.eval().update_state(some, some.flip(0), 5 * some, torch.randn(POSITIONS, EDGE_DIM))
+    return OverEvents(net)
+
+
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
     return models.consistency_loss([first, second])
 
@@ -266,6 +366,9 @@ _conv = partial(AttentionConv, WIDTH, OUT, HEADS)
 _full_conv = partial(_conv, edge_dim=EDGE_DIM, add_self_loops=True)
 _diffusion = partial(DiffusionConv, WIDTH, OUT)
 _net = partial(AttentionNet, WIDTH, WIDTH, OUT, heads=HEADS)
+_table = partial(TableAttention, len(CATEGORIES), WIDTH, HEADS)
+_tgat = partial(models.TGAT, 0, WIDTH, OUT, 2, edge_dim=EDGE_DIM)
+_PAST = (past, event_attr)
 _counts = partial(Affinity.from_dense, torch.tensor([[0, 2, 1, 1], [2, 1, 0, 3], [1, 0, 0, 0], [1, 3, 0, 2]]).double())
 
 CASES: dict[str, Case] = {
@@ -351,6 +454,12 @@ CASES: dict[str, Case] = {
     "hyper": Case(HyperAttention, partial(HyperAttention, WIDTH, OUT, 3), BATCH),
     "hyper-feature": Case(HyperFeatureAttention, partial(HyperFeatureAttention, WIDTH, OUT, rank=3), BATCH),
     "cooccurrence": Case(CooccurrenceAttention, lambda: CooccurrenceAttention(_counts(), heads=HEADS), (ids, *BATCH)),
+    # Attention within a table
+    "table-full": Case(TableAttention, _table, (cells,)),
+    "table-shared": Case(TableAttention, partial(_table, width="shared", compat="npt"), (cells,)),
+    "table-attributes": Case(TableAttention, partial(_table, between="attributes", compat="saint"), (cells,)),
+    "table-context": Case(TableAttention, _table, (cells, num_context)),
+    "table-rows": Case(TableAttention, AlongRows, (cells, edges, edge_weight)),
     # Parts of networks
     "transformer-layer": Case(
         GraphTransformerLayer,
@@ -397,6 +506,25 @@ CASES: dict[str, Case] = {
     "contextual-encoder": Case(
         models.ContextualEncoder, partial(models.ContextualEncoder, WIDTH, 8, depth=1, heads=HEADS), (lists,)
     ),
+    "npt": Case(
+        models.NonParametricTransformer,
+        partial(models.NonParametricTransformer, CATEGORIES, WIDTH, depth=2, heads=HEADS),
+        (table,),
+    ),
+    "event-sequences": Case(models.EventSequenceModel, NextEvents, (event_sequences,)),
+    "event-sequences-kernel": Case(
+        models.EventSequenceModel, partial(NextEvents, fusion="kernel", head="ranking"), (event_sequences,)
+    ),
+    "tgat": Case(models.TGAT, lambda: OverEvents(_tgat()), _PAST),
+    "tgat-map": Case(models.TGAT, lambda: OverEvents(_tgat(mode="map")), _PAST),
+    "temporal-net": Case(
+        models.TemporalNet,
+        lambda: remembering(models.TemporalNet(POSITIONS, 0, WIDTH, OUT, 2, edge_dim=EDGE_DIM)),
+        _PAST,
+    ),
+    "tgn": Case(models.TGN, lambda: remembering(models.TGN(POSITIONS, WIDTH, edge_dim=EDGE_DIM)), (met, event_attr)),
+    "static-net": Case(models.StaticNet, lambda: OverEvents(models.StaticNet(_net(), POSITIONS, WIDTH)), (met,)),
+    "event-head": Case(models.EventHead, lambda: OverEvents(models.EventHead(_tgat(), OUT)), (*_PAST, asked)),
     "graph-head": Case(
         models.GraphHead, lambda: models.GraphHead(_net(num_layers=1), OUT, 1), (*GRAPH, batch, num_graphs)
     ),

@@ -13,7 +13,7 @@ from torch import Tensor
 from graphattn import diffusion, models, retrieval, selection
 from graphattn.affinity import SparseAffinity
 from graphattn.engine import Recipe
-from graphattn.nn import candidate_graph
+from graphattn.nn import candidate_graph, datapoint_pairs
 from graphattn.nn.encodings import heat_kernel_encoding, laplacian_encoding, random_walk_encoding
 from tests.contracts.cases import edges
 from tests.retrieval.cases import Problem, problem
@@ -47,6 +47,10 @@ def _solve(place: Place) -> Tensor:
 def _join(place: Place) -> Tensor:
     x = torch.randn(2, 5, 3)
     return candidate_graph(place(x @ x.mT), 2)[1]
+
+
+def _pairs_of_cells(place: Place) -> Tensor:
+    return datapoint_pairs(7, 3, SparseAffinity(place(edges(7, 15)["edge_index"]), None, (7, 7))).edge_index
 
 
 def _mask(place: Place) -> Tensor:
@@ -89,6 +93,7 @@ HOST_WORK: dict[str, Work] = {
     "heat-kernel": Work(heat_kernel_encoding, lambda place: _encode(heat_kernel_encoding, place)),
     "random-walk": Work(random_walk_encoding, lambda place: _encode(random_walk_encoding, place, 3)),
     "candidate-graph": Work(candidate_graph, _join),
+    "datapoint-pairs": Work(datapoint_pairs, _pairs_of_cells),
     "solve": Work(diffusion.solve, _solve),
     "mask-labels": Work(models.mask_labels, _mask),
     **{

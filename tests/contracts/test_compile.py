@@ -31,6 +31,8 @@ QUICK = {
     "time-mercer",
     "attention-net",
     "contextual-encoder",
+    "npt",
+    "event-sequences",
     "expand-query",
 }
 

@@ -38,11 +38,14 @@ EXCEPTIONS = {
     "retrieval.CandidateBatch": "what a re-ranker reads",
     "retrieval.RankedLists": "the result of a re-ranker",
     "selection.DispersionCollapsedWarning": "a warning",
+    "models.EventNetwork": "the base of networks over events",
     # Builders, whose results are in the table
     "nn.accelerate": "replaces layers by AttentionConv",
     "nn.from_pyg": "makes an AttentionConv",
     "nn.global_attention.make_attention": "makes one of the attentions",
+    "nn.encodings.time.make_time_encoding": "makes one of the encodings",
     "models.from_config": "makes one of the networks",
+    "nn.attribute_pairs": "makes an affinity of two numbers",
     # Files and lists of ids, on the host
     "retrieval.DatabaseAugmentation": "maps a gallery, which may be a file, to another, once",
     "retrieval.Embeddings": "vectors in a file",

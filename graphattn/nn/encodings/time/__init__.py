@@ -6,6 +6,7 @@ from graphattn.nn.encodings.time.bochner_family import FamilyBochnerEncoding
 from graphattn.nn.encodings.time.bochner_inverse_cdf import InverseCDFBochnerEncoding
 from graphattn.nn.encodings.time.bochner_normal import NormalBochnerEncoding
 from graphattn.nn.encodings.time.bochner_random import RandomBochnerEncoding
+from graphattn.nn.encodings.time.catalog import make_time_encoding
 from graphattn.nn.encodings.time.graphmixer import GraphMixerEncoding
 from graphattn.nn.encodings.time.mercer import MercerEncoding
 from graphattn.nn.encodings.time.mercer_flex import MercerFlexEncoding
@@ -24,4 +25,5 @@ __all__ = [
     "RandomBochnerEncoding",
     "TGATEncoding",
     "TimeEncoding",
+    "make_time_encoding",
 ]

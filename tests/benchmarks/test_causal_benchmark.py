@@ -1,0 +1,71 @@
+"""The benchmark of causal structure runs end to end, and its figures are those of its own definitions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The script as a module, its helpers beside it; thread count and imports are put back."""
+    pytest.importorskip("causallearn")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads, before = torch.get_num_threads(), set(sys.modules)
+    import causal
+
+    with threadpool_limits():
+        yield causal
+    torch.set_num_threads(threads)
+    for name in set(sys.modules) - before:
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A set of the form of the smallest one: 1 -> 3 <- 2, in a few samples."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3))
+    X[:, 2] += X[:, 0] + X[:, 1]
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    np.savetxt(folder / "cancer.txt.gz", X, header="X1 X2 X3", comments="")
+    text = "Graph Nodes:\nX1;X2;X3\n\nGraph Edges:\n1. X1 --> X3\n2. X2 --> X3\n"
+    (folder / "cancer.graph.txt").write_text(text)
+    return folder
+
+
+def test_a_quick_run_measures_both_parts(
+    benchmark: ModuleType, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark.run(benchmark.parse(["--quick", "--data", str(data), "--out", str(tmp_path)]))
+    text = (tmp_path / "causal.json").read_text()
+    assert str(FOLDER.parent) not in text
+    results = json.loads(text)
+    assert {"causal-learn", "graphattn", "scipy"} <= results["versions"].keys()
+    assert [(entry["n_samples"], entry["learner"]) for entry in results["models"]["learned"]] == [
+        (n_samples, learner) for n_samples in (100_000, 768) for learner in ("fci", "pc", "skeleton")
+    ]
+    for entry in results["models"]["learned"]:
+        assert entry["same skeleton"] == entry["same graph"] == 5
+        assert (entry["true skeleton"] == 5) == (entry["missing"] + entry["extra"] == 0)
+        assert len(entry["wrong models"]) == 5 - entry["true skeleton"]
+    learned = results["sets"]["cancer"]["learned"]
+    assert {learner: found["between"] for learner, found in learned.items()} == {"fci": 0, "pc": 0}
+    assert learned["pc"]["graphattn"] == learned["pc"]["causal-learn"] == 0
+    assert learned["fci"]["graphattn"] == 2  # its circles, where the known graph has tails
+    report = (tmp_path / "causal.md").read_text()
+    assert "| 768 | 0.01 | skeleton | 5 of 5 | 5 of 5 |" in report
+    assert "| cancer | 3 | 400 | 2 | pc | 0 | 0 | 0 | 0 | 0 |" in report
+    assert report in capsys.readouterr().out
