@@ -85,21 +85,21 @@ def kernel_costs(problem: Problem) -> dict[str, Cost]:
     size, heads = problem.itemsize, problem.heads
     key, value = problem.key_width, problem.value_width
     additive = problem.score != "dot"
-    sums = 4 * heads  # one float32 a head: a log-sum-exp, a delta
+    sums = 4 * heads  # one float32 a head: a maximum, a sum, a delta
     score = key * (5 if additive else 2)  # add, compare, multiply, multiply-add against multiply-add
     rows = size * (key + value)
-    # Of a row: its pointer, query, output and log-sum-exp.
-    forward = Cost(INDEX + rows + sums, INDEX, rows, rows, score + 2 * value + 5 * heads)
+    # Of a row: its pointer, query, output, maximum and sum.
+    forward = Cost(INDEX + rows + 2 * sums, INDEX, rows, rows, score + 2 * value + 5 * heads)
     # A product in float32, its sum over the channels, and what is read of gradient and output.
     delta = Cost(2 * size * value + 2 * 4 * value + sums, 0, 0, 0, 0)
-    # Its pointer, query, gradient, log-sum-exp and delta are read; gradients of the query and the vector written.
-    of_row = INDEX + rows + 2 * sums + size * key + (4 * key if additive else 0)
+    # Its pointer, query, gradient, maximum, sum and delta are read; gradients of the query and the vector written.
+    of_row = INDEX + rows + 3 * sums + size * key + (4 * key if additive else 0)
     steep = key * (7 if additive else 2)
-    by_rows = Cost(of_row, INDEX, rows, rows, score + 2 * value + steep + 5 * heads)
-    # Its pointer, key and value are read, their gradients written; an edge gathers query, gradient and two sums.
+    by_rows = Cost(of_row, INDEX, rows, rows, score + 2 * value + steep + 6 * heads)
+    # Its pointer, key and value are read, their gradients written; an edge gathers query, gradient and three numbers.
     steep = key * (4 if additive else 2)
-    gathered = rows + 2 * sums
-    by_columns = Cost(INDEX + 2 * rows, INDEX + SLOT, gathered, gathered, score + 4 * value + steep + 5 * heads)
+    gathered = rows + 3 * sums
+    by_columns = Cost(INDEX + 2 * rows, INDEX + SLOT, gathered, gathered, score + 4 * value + steep + 6 * heads)
     return {"forward": forward, "delta": delta, "backward_rows": by_rows, "backward_columns": by_columns}
 
 

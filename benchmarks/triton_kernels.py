@@ -22,8 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from graphattn.ops import triton_kernels
-from graphattn.ops.triton import BLOCK_CHANNELS, DTYPES, MAX_REGISTERS, NUM_WARPS, tile
+from graphattn.ops.triton import kernels
+from graphattn.ops.triton.launch import BLOCK_CHANNELS, MAX_REGISTERS, NUM_WARPS, tile
+from graphattn.ops.triton.support import DTYPES
 
 TARGETS = (80, 90)
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -45,7 +46,7 @@ _REGISTERS, _MAX_WARPS = 65_536, 32  # of an SM; it takes 32 programs, which hav
 def compile_kernel(variant: Variant, target: int) -> dict[str, Any]:
     """Compile a kernel with the argument types of a launch; return its stages, ``"ptx"`` and ``"cubin"`` among them."""
     name, dtype, channels = variant
-    kernel = getattr(triton_kernels, name)
+    kernel = getattr(kernels, name)
     constants = {**tile(name, channels, dtype.itemsize), "ACC": triton.language.float32}
     types = {**_INDICES, **_WORDS, **NUMBERS, **dict.fromkeys(FEATURES, f"*{TYPES[dtype]}")}
     types |= dict.fromkeys(constants, "constexpr")
@@ -135,8 +136,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
-        kernels = list(measure(VARIANTS[-1:] if args.quick else VARIANTS))
-    results = {"versions": installed("torch", "triton"), "kernels": kernels}
+        compiled = list(measure(VARIANTS[-1:] if args.quick else VARIANTS))
+    results = {"versions": installed("torch", "triton"), "kernels": compiled}
     save(args.out / "triton_kernels.json", results)
     (args.out / "triton_kernels.md").write_text(report(results))
     print(report(results))

@@ -25,14 +25,15 @@ def test_bytes_of_the_kernels_by_hand(roofline: ModuleType) -> None:
     forward = costs["forward"]
     assert forward.gather == 128 + 128  # key, value
     assert forward.edge == 4  # column
-    assert forward.node == 4 + 128 + 128 + 8  # pointer, query, output, log-sum-exp
-    assert forward.most(roofline.Problem(10, 100, 2, 16)) == 10 * 268 + 100 * (4 + 256)
-    assert forward.least(roofline.Problem(10, 100, 2, 16)) == 10 * 268 + 100 * 4 + 10 * 256
+    assert forward.node == 4 + 128 + 128 + 8 + 8  # pointer, query, output, maximum, sum
+    assert forward.most(roofline.Problem(10, 100, 2, 16)) == 10 * 276 + 100 * (4 + 256)
+    assert forward.least(roofline.Problem(10, 100, 2, 16)) == 10 * 276 + 100 * 4 + 10 * 256
     rows = costs["backward_rows"]
     assert rows.gather == 128 + 128  # key, value
-    assert rows.node == 4 + 128 + 128 + 8 + 8 + 128  # pointer, query, gradient, log-sum-exp, delta; gradient of query
+    # Pointer, query, gradient, maximum, sum, delta; gradient of the query.
+    assert rows.node == 4 + 128 + 128 + 8 + 8 + 8 + 128
     columns = costs["backward_columns"]
-    assert columns.gather == 128 + 128 + 8 + 8  # query, gradient, log-sum-exp, delta
+    assert columns.gather == 128 + 128 + 8 + 8 + 8  # query, gradient, maximum, sum, delta
     assert columns.edge == 4 + 8  # row, slot
     assert columns.node == 4 + 2 * (128 + 128)  # pointer; key and value, and the gradients of both
     assert costs["delta"].node == 4 * 128 + 8  # gradient, output, their product written and read; the sum

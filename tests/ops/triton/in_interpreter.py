@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from graphattn.nn import AttentionConv
-from graphattn.ops import Layout, additive_attention, edge_aggregate, edge_attention, reference, triton
+from graphattn.ops import Layout, additive_attention, edge_aggregate, edge_attention, reference
+from graphattn.ops.triton import calls, launch
 from tests.budget import assert_within_budget
 from tests.ops.cases import GRAPHS, HEADS, OPS, Graph, Op, random_graph, run
 
 
 def _additive(x: dict[str, Tensor], graph: Graph, edges: Any, **options: Any) -> Any:
-    # Scores of order 1, as those of dot products: weights are known to eps times the log-sum-exp.
-    x = x | {"vector": x["vector"] * x["vector"].size(1) ** -0.5}
     return additive_attention(**x, edge_index=edges, return_weights="bias" in x, **options)
 
 
@@ -74,6 +73,16 @@ def test_every_dtype(op: str, dtype: torch.dtype) -> None:
     assert_agrees(table[op], table[op].inputs(graph, dtype), graph)
 
 
+@pytest.mark.parametrize("segment", [1024, 2])
+def test_scores_of_any_size_give_exact_weights(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the backward keeps of a softmax is exact where the scores are: it depends on their differences alone."""
+    monkeypatch.setattr(launch, "SEGMENT", segment)
+    graph, op = GRAPHS["self_loops"], OPS["aggregate_all"]
+    inputs = op.inputs(graph, torch.float32)
+    inputs["scores"] = inputs["scores"].round() + 4096
+    assert_agrees(op, inputs, graph)
+
+
 @pytest.mark.parametrize("channels", [1, 8, 20, 33, 72, 129, 256])
 def test_every_width(channels: int) -> None:
     """Every block of channels: full, ragged, and of no power of two."""
@@ -98,7 +107,7 @@ def test_indices_of_64_bits() -> None:
 @pytest.mark.parametrize("op", ["attention_bias", "sddmm", "spmm", "gatv2_all"])
 def test_long_rows_and_columns_are_split(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of less than a segment, exactly one, several and a ragged last; the same for columns."""
-    monkeypatch.setattr(triton, "SEGMENT", 4)
+    monkeypatch.setattr(launch, "SEGMENT", 4)
     rows = [0] * 3 + [1] * 4 + [2] * 8 + [4] * 11 + [5] * 2
     cols = [0, 1, 2, 0, 0, 0, 0, *range(3, 11), *([0] * 7), 1, 1, 1, 1, 2, 2]
     graph = Graph(torch.tensor([cols, rows]), 6, 11)
@@ -267,10 +276,13 @@ def _operators() -> list[tuple[str, tuple[Any, ...]]]:
     full = (q, k, v, vector, *edges, bias, seed, 0.5, 0.2, 0.5, True, rowptr, col)
     samples = [("triton_attention", (*plain, *none)), ("triton_attention", (*full, *csc))]
     for x in (plain, full):
-        out, lse, weights, _ = torch.ops.graphattn.triton_attention(*x, *csc)
+        out, normalizer, weights, _ = torch.ops.graphattn.triton_attention(*x, *csc)
         grads = (out, weights if x is full else None)
         samples.append(
-            ("triton_attention_backward", (*grads, *x[:8], out, lse, weights, *x[8:11], x is full, *x[12:], *csc))
+            (
+                "triton_attention_backward",
+                (*grads, *x[:8], out, normalizer, weights, *x[8:11], x is full, *x[12:], *csc),
+            )
         )
     samples += [("triton_sddmm", (q, k, rowptr, col, *csc)), ("triton_spmm", (bias, v, rowptr, col, *none))]
     return samples + [("triton_spmm_transposed", (bias, q, *csc, flag)) for flag in (False, True)]
@@ -296,7 +308,7 @@ def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch:
     layers[1].load_state_dict(layers[0].state_dict())
     edge_attr = None if edge_dim is None else torch.randn(graph.num_edges, edge_dim, dtype=torch.float64)
     called: list[str] = []
-    original = triton.triton_attention
+    original = calls.triton_attention
 
     def counted(*args: Any) -> Any:
         called.append(score)
@@ -304,7 +316,7 @@ def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch:
         assert results[2].numel() == 0, "the weights were stored"
         return results
 
-    monkeypatch.setattr(triton, "triton_attention", counted)
+    monkeypatch.setattr(calls, "triton_attention", counted)
     monkeypatch.setattr(AttentionConv, "_scores", lambda *_: pytest.fail("the scores were stored"))
     x = torch.randn(4, 6, dtype=torch.float64)
     found = layers[0](x, graph.edge_index, edge_attr)

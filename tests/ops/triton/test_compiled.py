@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from graphattn.ops.triton import BLOCK_CHANNELS, MAX_CHANNELS, MAX_REGISTERS, tile
+from graphattn.ops.triton.launch import BLOCK_CHANNELS, MAX_REGISTERS, tile
+from graphattn.ops.triton.support import MAX_CHANNELS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -95,7 +96,7 @@ def test_there_are_few_kernels() -> None:
 def test_no_value_of_an_argument_makes_a_new_kernel(name: str) -> None:
     """Only dtypes and block sizes do: every count is listed as such, every other argument an array or a float."""
     arrays = {"part", "vector", "grad_vector", *table.FEATURES}
-    for parameter in getattr(table.triton_kernels, name).params:
+    for parameter in getattr(table.kernels, name).params:
         known = (
             parameter.is_constexpr
             or parameter.do_not_specialize

@@ -1,0 +1,201 @@
+"""Gradients of attention, with weights and dropout computed anew: sums over rows, and over columns."""
+
+# mypy: ignore-errors
+# (kernels are written in Triton's language, which has Python's grammar but types of its own)
+
+import triton.language as tl
+
+from graphattn.ops.triton.kernels.tiles import (
+    keep_factor,
+    kernel,
+    load_row,
+    load_rows,
+    offset,
+    pair_tile,
+    score_pairs,
+    slope_of_scores,
+    store_row,
+    task,
+)
+
+
+@kernel
+def backward_rows(
+    q,
+    k,
+    v,
+    vector,
+    edge_attr,
+    edge_proj,
+    bias,
+    seed,
+    grad_out,
+    grad_weights,
+    normalizer,
+    delta,
+    grad_q,
+    grad_vector,
+    grad_bias,
+    part_q,
+    part_vector,
+    pointer,
+    index,
+    segment_row,
+    segment_start,
+    num_rows,
+    num_segments,
+    segment,
+    heads,
+    key_units,
+    value_units,
+    edge_dim,
+    scale,
+    slope,
+    dropout,
+    boost,
+    additive,
+    has_bias,
+    has_grad,
+    has_dropout,
+    has_scores,
+    BLOCK_E: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Gradients that are sums over a row: of its query, of the vector as a part per row, and of every bias."""
+    row, head, start, stop, part, is_segment, has_work = task(
+        heads, pointer, segment_row, segment_start, num_rows, num_segments, segment
+    )
+    if not has_work:
+        return
+    query = load_row(q, row, heads, head, key_units, BLOCK_C, ACC)[None, :]
+    direction = load_row(vector, row * 0, heads, head, key_units * additive, BLOCK_C, ACC)[None, :]
+    grad = load_row(grad_out, row, heads, head, value_units, BLOCK_C, ACC)[None, :]
+    ends = normalizer + 2 * offset(row, heads, head)
+    top, share = tl.load(ends), 1.0 / tl.load(ends + 1)
+    shift = tl.load(delta + offset(row, heads, head))
+    query_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
+    vector_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
+    for begin in range(start, stop, BLOCK_E):
+        slot = begin + tl.arange(0, BLOCK_E)
+        valid = slot < stop
+        column = tl.load(index + slot, mask=valid, other=0)
+        place = offset(slot, heads, head)
+        key = load_rows(k, column, valid, heads, head, key_units, BLOCK_C, ACC)
+        pairs = pair_tile(
+            query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
+        )
+        score = score_pairs(query, pairs, direction, additive, scale, slope)
+        if has_bias:
+            score += tl.load(bias + place, mask=valid, other=0.0)
+        weight = tl.where(valid, tl.exp(score - top) * share, 0.0)
+        value = load_rows(v, column, valid, heads, head, value_units, BLOCK_C, ACC)
+        to_weight = tl.sum(grad * value, axis=1)
+        if has_dropout:
+            to_weight *= keep_factor(seed, dropout, boost, slot, head).to(ACC)
+        if has_grad:
+            to_weight += tl.load(grad_weights + place, mask=valid, other=0.0)
+        to_score = weight * (to_weight - shift)
+        if has_scores:
+            tl.store(grad_bias + place, to_score, mask=valid)
+        query_sums += to_score[:, None] * slope_of_scores(pairs, direction, additive, scale, slope)
+        if additive:
+            vector_sums += to_score[:, None] * tl.where(pairs > 0, pairs, pairs * slope)
+    if is_segment:
+        store_row(part_q, part, heads, head, key_units, tl.sum(query_sums, axis=0), BLOCK_C)
+        store_row(part_vector, part, heads, head, key_units * additive, tl.sum(vector_sums, axis=0), BLOCK_C)
+    else:
+        store_row(grad_q, row, heads, head, key_units, tl.sum(query_sums, axis=0), BLOCK_C)
+        store_row(grad_vector, row, heads, head, key_units * additive, tl.sum(vector_sums, axis=0), BLOCK_C)
+
+
+@kernel
+def backward_columns(
+    q,
+    k,
+    v,
+    vector,
+    edge_attr,
+    edge_proj,
+    bias,
+    seed,
+    grad_out,
+    grad_weights,
+    normalizer,
+    delta,
+    grad_k,
+    grad_v,
+    part_k,
+    part_v,
+    pointer,
+    index,
+    slots,
+    segment_row,
+    segment_start,
+    num_rows,
+    num_segments,
+    segment,
+    heads,
+    key_units,
+    value_units,
+    edge_dim,
+    scale,
+    slope,
+    dropout,
+    boost,
+    additive,
+    linear,
+    has_bias,
+    has_grad,
+    has_dropout,
+    BLOCK_E: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Gradients that are sums over a column, of its key and its value; the pattern is the transposed one."""
+    column, head, start, stop, part, is_segment, has_work = task(
+        heads, pointer, segment_row, segment_start, num_rows, num_segments, segment
+    )
+    if not has_work:
+        return
+    key = load_row(k, column, heads, head, key_units, BLOCK_C, ACC)[None, :]
+    value = load_row(v, column, heads, head, value_units * (1 - linear), BLOCK_C, ACC)[None, :]
+    direction = load_row(vector, column * 0, heads, head, key_units * additive, BLOCK_C, ACC)[None, :]
+    key_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
+    value_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
+    for begin in range(start, stop, BLOCK_E):
+        entry = begin + tl.arange(0, BLOCK_E)
+        valid = entry < stop
+        row = tl.load(index + entry, mask=valid, other=0)
+        slot = tl.load(slots + entry, mask=valid, other=0).to(row.dtype)
+        place = offset(slot, heads, head)
+        query = load_rows(q, row, valid, heads, head, key_units, BLOCK_C, ACC)
+        pairs = pair_tile(
+            key, query, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
+        )
+        score = score_pairs(key, pairs, direction, additive, scale, slope)
+        if has_bias:
+            score += tl.load(bias + place, mask=valid, other=0.0)
+        grad = load_rows(grad_out, row, valid, heads, head, value_units, BLOCK_C, ACC)
+        factor = tl.full([BLOCK_E], 1.0, ACC)
+        if has_dropout:
+            factor = keep_factor(seed, dropout, boost, slot, head).to(ACC)
+        if linear:
+            weight = tl.where(valid, score, 0.0)
+        else:
+            end = offset(row, heads, head)
+            top = tl.load(normalizer + 2 * end, mask=valid, other=0.0)
+            weight = tl.exp(score - top) / tl.load(normalizer + 2 * end + 1, mask=valid, other=1.0)
+            weight = tl.where(valid, weight, 0.0)
+            to_weight = tl.sum(grad * value, axis=1) * factor
+            if has_grad:
+                to_weight += tl.load(grad_weights + place, mask=valid, other=0.0)
+            to_score = weight * (to_weight - tl.load(delta + end, mask=valid, other=0.0))
+            key_sums += to_score[:, None] * slope_of_scores(pairs, direction, additive, scale, slope)
+        value_sums += (weight * factor)[:, None] * grad
+    if is_segment:
+        store_row(part_k, part, heads, head, key_units, tl.sum(key_sums, axis=0), BLOCK_C)
+        store_row(part_v, part, heads, head, value_units, tl.sum(value_sums, axis=0), BLOCK_C)
+    else:
+        store_row(grad_k, column, heads, head, key_units, tl.sum(key_sums, axis=0), BLOCK_C)
+        store_row(grad_v, column, heads, head, value_units, tl.sum(value_sums, axis=0), BLOCK_C)

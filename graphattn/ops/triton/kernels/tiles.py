@@ -1,0 +1,130 @@
+"""What the kernels share: their work, tiles of neighbours, scores of pairs and the softmax's sums."""
+
+# mypy: ignore-errors
+# (kernels are written in Triton's language, which has Python's grammar but types of its own)
+
+import triton
+import triton.language as tl
+
+UNIT = tl.constexpr(8)
+
+# Numbers that must not make a new kernel when they happen to be 1 or a multiple of 16, and arrays that need not start
+# at a multiple of 16 bytes.
+_NUMBERS = [
+    *("num_rows", "num_segments", "segment", "heads", "key_heads", "value_heads", "key_units", "value_units", "units"),
+    *("edge_dim", "additive", "linear", "weighted", "has_bias", "has_grad", "has_dropout", "has_scores"),
+]
+_ARRAYS = [
+    *("pointer", "index", "slots", "segment_row", "segment_start", "seed", "edge_attr"),
+    *("bias", "scores", "kept", "normalizer", "delta", "grad_weights", "grad_bias"),
+]
+kernel = triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_ARRAYS)
+
+
+@triton.jit
+def task(heads, pointer, segment_row, segment_start, num_rows, num_segments, segment):
+    """Return row, head, first slot and end of this program, its segment's place, and whether it has work."""
+    program = tl.program_id(0)
+    unit = program // heads
+    head = program - unit * heads
+    is_segment = unit < num_segments
+    row = tl.load(segment_row + unit, mask=is_segment, other=0)
+    row = tl.where(is_segment, row, (unit - num_segments).to(row.dtype))
+    inside = row < num_rows
+    first = tl.load(pointer + row, mask=inside, other=0)
+    stop = tl.load(pointer + row + 1, mask=inside, other=0)
+    start = tl.where(is_segment, tl.load(segment_start + unit, mask=is_segment, other=0), first)
+    has_work = inside & (is_segment | (stop - first <= segment))
+    stop = tl.where(is_segment, tl.minimum(stop, start + segment), stop)
+    return row, head, start, stop, unit, is_segment, has_work
+
+
+@triton.jit
+def load_row(base, row, heads, head, units, BLOCK_C: tl.constexpr, ACC: tl.constexpr):
+    """Load one head of one row, 0 beyond its channels."""
+    channel = tl.arange(0, BLOCK_C)
+    start = (row.to(tl.int64) * heads + head) * (units * UNIT)
+    return tl.load(base + start + channel, mask=channel < units * UNIT, other=0.0).to(ACC)
+
+
+@triton.jit
+def load_rows(base, index, valid, heads, head, units, BLOCK_C: tl.constexpr, ACC: tl.constexpr):
+    """Load one head of the rows that ``index`` names."""
+    channel = tl.arange(0, BLOCK_C)
+    start = (index.to(tl.int64) * heads + head) * (units * UNIT)
+    mask = valid[:, None] & (channel < units * UNIT)[None, :]
+    return tl.load(base + start[:, None] + channel[None, :], mask=mask, other=0.0).to(ACC)
+
+
+@triton.jit
+def store_row(base, row, heads, head, units, values, BLOCK_C: tl.constexpr):
+    channel = tl.arange(0, BLOCK_C)
+    start = (row.to(tl.int64) * heads + head) * (units * UNIT)
+    tl.store(base + start + channel, values.to(base.dtype.element_ty), mask=channel < units * UNIT)
+
+
+@triton.jit
+def offset(slot, heads, head):
+    """Where an array of edges by heads keeps the value of a slot."""
+    return slot.to(tl.int64) * heads + head
+
+
+@triton.jit
+def closed(top, total):
+    """Make the maximum and the sum of a finished row safe to use; an empty row's have weights exp(-inf) / 1 = 0."""
+    is_empty = total == 0
+    return tl.where(is_empty, float("inf"), top), tl.where(is_empty, 1.0, total)
+
+
+@triton.jit
+def store_normalizer(base, row, heads, head, top, total):
+    """Store the maximum and the sum of a row side by side."""
+    place = base + 2 * offset(row, heads, head)
+    tl.store(place, top)
+    tl.store(place + 1, total)
+
+
+@triton.jit
+def pair_tile(
+    own, others, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, units, additive, ACC: tl.constexpr
+):
+    """Return what a score reads beside the row's own channels: the others', or q + k + W e if it is additive.
+
+    The terms are added in the same order from both ends of an edge, so that both get the same bits.
+    """
+    tile = others
+    channel = tl.arange(0, tile.shape[1])
+    if additive:
+        tile += own
+    for dim in range(0, edge_dim):
+        feature = tl.load(edge_attr + offset(slot, edge_dim, dim), mask=valid, other=0.0).to(ACC)
+        weight = edge_proj + (dim * heads + head) * (units * UNIT) + channel
+        tile += feature[:, None] * tl.load(weight, mask=channel < units * UNIT, other=0.0).to(ACC)[None, :]
+    return tile
+
+
+@triton.jit
+def score_pairs(own, pairs, vector, additive, scale, slope):
+    """Score a tile of pairs."""
+    if additive:
+        score = tl.sum(tl.where(pairs > 0, pairs, pairs * slope) * vector, axis=1)
+    else:
+        score = tl.sum(own * pairs, axis=1) * scale
+    return score
+
+
+@triton.jit
+def slope_of_scores(pairs, vector, additive, scale, slope):
+    """Differentiate the scores of a tile of pairs by the row's own channels."""
+    steep = pairs * scale
+    if additive:
+        steep = tl.where(pairs > 0, vector, vector * slope)
+    return steep
+
+
+@triton.jit
+def keep_factor(seed, dropout, boost, slot, head):
+    """Return 0 for dropped slots and ``boost`` for kept ones: a function of seed, slot and head alone."""
+    zero = slot * 0
+    bits, _, _, _ = tl.philox(tl.load(seed), slot, zero + head, zero, zero)
+    return tl.where(tl.uint_to_uniform_float(bits) >= dropout, boost, 0.0)
