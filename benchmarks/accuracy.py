@@ -68,7 +68,12 @@ _NEAR_DAGNN = {
 }
 # With two maps of as many features as these sets have, wider ones are above the budget of parameters.
 _NARROW = {model: {"network": {"hidden_channels": 20}} for model in ("SAGE", "GATv2", "SGFormer")}
-_NARROW_SPACE = {model: {"network.hidden_channels": [20, 16]} for model in _NARROW}
+_NARROW_SPACE = {
+    "AttentionNet": {"network.hidden_channels": [40, 32]},
+    **{model: {"network.hidden_channels": [20, 16]} for model in _NARROW},
+}
+# Where neighbours differ, what a node is and what its neighbours are should not be mixed before they are mapped.
+_APART = {"AttentionNet": {"network": {"score": "dot", "add_self_loops": False, "hidden_channels": 40}}}
 _DEEP = {"network": {"num_layers": 5, "dropout": 0.2}, "recipe": {"weight_decay": 5e-5}}
 _WORDS = {model: {**_BAG_OF_WORDS, **_WHOLE} for model in MODELS}
 _WALKS = {"transform": {"AddRandomWalkPE": {"walk_length": 16, "attr_name": "pe"}}}
@@ -117,11 +122,13 @@ SETS = {
         "heterophilous",
         "official:{seed}",
         models=_WITHOUT_GPS,
-        start={**_NARROW, "GraphTransformer": _LINEAR},
+        start={**_APART, **_NARROW, "GraphTransformer": _LINEAR},
         space=_NARROW_SPACE,
     ),
-    "Texas": Set("heterophilous", "official:{seed}", start=_NARROW, space=_NARROW_SPACE),
-    "Actor": Set("heterophilous", "official:{seed}", models=_WITHOUT_GPS, start={"GraphTransformer": _LINEAR}),
+    "Texas": Set("heterophilous", "official:{seed}", start={**_APART, **_NARROW}, space=_NARROW_SPACE),
+    "Actor": Set(
+        "heterophilous", "official:{seed}", models=_WITHOUT_GPS, start={**_APART, "GraphTransformer": _LINEAR}
+    ),
     "Amazon-Photo": Set(
         "npz_graphs",
         "random-20:{seed}",
