@@ -83,7 +83,7 @@ def test_a_part_that_fails_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
-    job = make_job(tmp_path, "k-reciprocal", (5,) * 8, depth=100, items=200, options={"chunk": 1})
+    job = make_job(tmp_path, "k-reciprocal", (5,) * 24, depth=100, items=200, options={"chunk": 1})
     killed: list[int] = []
 
     def kill_one() -> None:
@@ -99,7 +99,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     reports = run_job(job, "ray", workers=1, progress=False)
     killer.join()
     assert len(killed) == 1
-    assert [one.queries for one in reports] == [5] * 8
+    assert [one.queries for one in reports] == [5] * 24
     here = replace(job, out=tmp_path / "here")
     run_job(here, progress=False)
     assert_same(results(job), results(here))
@@ -142,7 +142,7 @@ def test_a_job_joins_the_cluster_of_ray_address(tmp_path: Path) -> None:
 def test_a_stopped_job_goes_on_in_a_cluster_of_its_own(how: signal.Signals, tmp_path: Path) -> None:
     """Whether it is killed or interrupted, nothing that it started is left, and what it had finished stays."""
     ray.shutdown()
-    job = make_job(tmp_path, "k-reciprocal", (5,) * 8, depth=100, items=200, options={"chunk": 1})
+    job = make_job(tmp_path, "k-reciprocal", (5,) * 24, depth=100, items=200, options={"chunk": 1})
     done, said, session = stop_in_the_middle(job, "ray", how)
     assert 1 <= len(done) < len(job.parts)
     assert ("KeyboardInterrupt" in said) == (how == signal.SIGINT)
@@ -153,7 +153,7 @@ def test_a_stopped_job_goes_on_in_a_cluster_of_its_own(how: signal.Signals, tmp_
     finished = files(job)
     reports = run_job(job, "ray", workers=2, progress=False)
     assert not ray.is_initialized()
-    assert [one.queries for one in reports] == [5] * 8
+    assert [one.queries for one in reports] == [5] * 24
     for name in done:
         assert files(job)[f"{name}.parquet"] == finished[f"{name}.parquet"]
     here = replace(job, out=tmp_path / "here")
