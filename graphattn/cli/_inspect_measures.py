@@ -45,6 +45,10 @@ def measure(subject: Subject, n_samples: int | None, seed: int, *, check: bool) 
     """Measure everything; what cannot be measured says why under ``missing``."""
     samples = subject.samples
     maps = [sample.maps for sample in samples]
+    # The graphs are drawn of the largest input that fits a picture whole.
+    example = max(
+        range(len(maps)), key=lambda number: maps[number].num_nodes * (maps[number].num_nodes <= CAUSAL_NODES)
+    )
     generator = torch.Generator().manual_seed(seed)
     details = [_try(lambda each=each: _detail(each, generator, check)) for each in samples]
     for detail, sample in zip(details, samples, strict=True):
@@ -58,16 +62,17 @@ def measure(subject: Subject, n_samples: int | None, seed: int, *, check: bool) 
         "causal_mask": all(each.causal for each in maps),
         "inputs": [_size(each) for each in maps],
         "roles": _try(lambda: _roles(samples)),
-        "probe": {"missing": "the probe needs a language model"}
+        "probe": {"missing": "the probe is for language models that read some tokens"}
         if subject.probe is None
         else _roles_as_numbers(subject.probe),
         "spectrum": _try(lambda: _spectrum(maps)),
         "sinks": _try(lambda: _sinks(maps)),
         "symmetry": _try(lambda: _symmetry(subject)),
-        "affinity": _try(lambda: _affinity(samples[0])),
-        "centrality": _try(lambda: _central(maps[0])),
-        "communities": _try(lambda: _communities(maps[0])),
-        "causal": _try(lambda: _causal(samples[0], n_samples or subject.width)),
+        "example": example,
+        "affinity": _try(lambda: _affinity(samples[example])),
+        "centrality": _try(lambda: _central(maps[example])),
+        "communities": _try(lambda: _communities(maps[example])),
+        "causal": _try(lambda: _causal(samples[example], n_samples or subject.width)),
         "scored": subject.scored,
         "details": details,
         "randomized": _try(lambda: _randomized(subject, generator, check)),

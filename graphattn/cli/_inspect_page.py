@@ -280,13 +280,18 @@ def _affinity(model: Mapping[str, Any]) -> str:
         return missing
     nodes = {each["node"]: each["token"] for each in found["nodes"]}
     edges = [(each["source"], each["target"], each["weight"], "->") for each in found["edges"]]
-    ordered = bool(model["details"][0].get("ordered"))
-    drawn = network(nodes, edges, ring=ordered or not edges, target=model["details"][0].get("target"))
+    example = model["details"][model["example"]]
+    ring = bool(example.get("ordered")) or not edges
+    drawn = network(nodes, edges, ring, example.get("target"))
     said = (
-        f'<p class="say">First input, layer {found["layer"]}: {len(nodes)} of {found["of_nodes"]:,} nodes and '
+        f'<p class="say">{_example(model)}, layer {found["layer"]}: {len(nodes)} of {found["of_nodes"]:,} nodes and '
         f"{len(edges)} of {found['of_edges']:,} edges; arrows point to the node that reads.</p>"
     )
     return said + drawn + _central(model)
+
+
+def _example(model: Mapping[str, Any]) -> str:
+    return f"Of “{text(model['details'][model['example']]['title'])}”"
 
 
 def _central(model: Mapping[str, Any]) -> str:
@@ -315,16 +320,15 @@ def _details(model: Mapping[str, Any]) -> str:
     if "missing" not in control:
         shown = ", ".join(number(value) for value in control["correlation"])
         parts.append(
-            f"<p>Rank correlation of the attribution with that of {control['copies']} copies of the model whose weights "
-            f"are shuffled: {shown}. Near 1, the attribution says little about what was learned.</p>"
+            f"<p>Rank correlation of the attribution with that of {control['copies']} copies of the model whose "
+            f"weights are shuffled: {shown}. Near 1, the attribution says little about what was learned.</p>"
         )
     else:
         parts.append(f'<p class="missing">Copies with shuffled weights: {text(control["missing"], 300)}</p>')
     for place, detail in enumerate(model["details"][:_DETAILS]):
         opened = " open" if place < 3 else ""
-        parts.append(
-            f"<details{opened}><summary>{text(detail['title'], 90)}</summary>{_detail(detail, model['scored'])}</details>"
-        )
+        inner = _detail(detail, model["scored"])
+        parts.append(f"<details{opened}><summary>{text(detail['title'], 90)}</summary>{inner}</details>")
     return "".join(parts)
 
 
@@ -369,7 +373,7 @@ def _checked(found: Mapping[str, Any], scored: str) -> str:
     )
     mask = found["masking"]
     return (
-        f'<p class="say">Score: {text(scored, 200)}. {len(found["maskable"])} tokens or nodes can be left out.</p>{drawn}'
+        f'<p class="say">Score: {text(scored, 200)}. {len(found["maskable"])} can be left out.</p>{drawn}'
         f"<p>Deletion area {number(found['deletion_area'])} (p = {number(found['deletion_p'])}), insertion area "
         f"{number(found['insertion_area'])} (p = {number(found['insertion_p'])}). Without the first "
         f"{len(mask['nodes'])} the score falls by {number(mask['drop'])}, without others by "
@@ -391,7 +395,7 @@ def _causal(model: Mapping[str, Any]) -> str:
     limit = max(finite, default=1.0)
     edges = [(i, j, min(weight, limit), kind) for i, j, weight, kind in edges]
     said = (
-        f'<p class="say">First input, layer {found["layer"]}, head {found["head"]} (the sharpest), '
+        f'<p class="say">{_example(model)}, layer {found["layer"]}, head {found["head"]} (the sharpest), '
         f"{len(nodes)} of {found['of_tokens']} tokens: learner {text(found['learner'])}, {found['n_samples']} samples, "
         f"alpha {found['alpha']}, at most {found['max_cond']} tokens held fixed, {found['n_tests']:,} tests. "
         "Wider edges are surer.</p>"

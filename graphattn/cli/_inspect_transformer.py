@@ -96,9 +96,9 @@ def _probe(
     model: nn.Module, tokenizer: Any, limit: int, device: torch.device, generator: torch.Generator
 ) -> HeadRoles | None:
     """Measure roles on random tokens that are repeated."""
-    length = min(_PROBE, (limit - 1) // 2)
     vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
-    if not 1 <= length < vocabulary:
+    length = min(_PROBE, (limit - 1) // 2, vocabulary - 1)
+    if length < 1:
         return None
     first = next((token for token in (tokenizer.bos_token_id, tokenizer.cls_token_id) if token is not None), None)
     ids = repeated_tokens(length, vocabulary, bos=first, generator=generator)

@@ -87,6 +87,9 @@ def run(args: argparse.Namespace) -> int:
         models.append(measure(subject, args.n_samples, args.seed, check=not args.no_check))
         for note in models[-1]["notes"]:
             print(f"note: {note}", file=sys.stderr)
+    if len(models) > 1 and models[0]["name"] == models[1]["name"]:
+        for model, path in zip(models, paths, strict=True):
+            model["name"] = str(path)
     report = _finite(
         {
             "models": models,

@@ -280,6 +280,8 @@ def test_two_side_by_side(report, saved, tmp_path: Path) -> None:
     assert "Side by side" in page.words
     assert {"maps.npz", "other.npz"} <= set(page.words)
     assert page.source.count('<div class="pair">') == 9
+    same = report("--compare", path, path)[0]["models"]
+    assert [model["name"] for model in same] == [str(path), str(path)]
 
 
 @pytest.mark.parametrize(
