@@ -64,11 +64,11 @@ def _entries(path: Path, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
                     f"{path}: {name} has shape {values.shape}; expected {(len(attention), attention.shape[-1])}"
                 )
         return [
-            {"attention": each, "tokens": pick(tokens, number), "mask": pick(mask, number)}
+            {"attention": each, "tokens": _row(tokens, number), "mask": _row(mask, number)}
             for number, each in enumerate(attention)
         ]
     if f"{_NAME}_0" in arrays:
-        entries = []
+        entries: list[dict[str, Any]] = []
         while f"{_NAME}_{len(entries)}" in arrays:
             end = f"_{len(entries)}"
             entries.append({name: arrays.get(name + end) for name in ("attention", "tokens", "mask")})
@@ -76,7 +76,7 @@ def _entries(path: Path, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     return [{"file": path}]
 
 
-def pick(values: np.ndarray | None, number: int) -> np.ndarray | None:
+def _row(values: np.ndarray | None, number: int) -> np.ndarray | None:
     """Return a row where there is any."""
     return None if values is None else values[number]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def measure(subject: Subject, n_samples: int | None, seed: int, *, check: bool) 
         range(len(maps)), key=lambda number: maps[number].num_nodes * (maps[number].num_nodes <= CAUSAL_NODES)
     )
     generator = torch.Generator().manual_seed(seed)
-    details = [_try(lambda each=each: _detail(each, generator, check)) for each in samples]
+    details = [_try(partial(_detail, each, generator, check)) for each in samples]
     for detail, sample in zip(details, samples, strict=True):
         detail["title"] = sample.title
     return {

@@ -59,7 +59,9 @@ def _subject(
         notes[f"the first {most} of {len(source.graphs)} graphs were read"] = None
     if config.get("eval_neighbors") is not None:
         notes["the network draws neighbours in training; here it sees the graph as a whole"] = None
-    samples, calls, weights = [], [], []
+    samples: list[Sample] = []
+    calls: list[tuple[_Call, list[str]]] = []
+    weights: list[Any] = []
     for number, graph in enumerate(source.graphs[:most]):
         title = f"graph {number} of {source.name}" if source.many else source.name
         data, unread = network_inputs(graph, inner, title)
@@ -121,17 +123,17 @@ class _Call:
         self.partner = target
         if kind == "link":
             assert target is not None
-            near = data.edge_index[0][data.edge_index[1] == target]  # type: ignore[index]
+            near = data.edge_index[0][data.edge_index[1] == target]
             self.partner = int(near[near != target][0]) if bool((near != target).any()) else target
         self.said = {
-            "graph": "what the network predicts for the graph",
-            "link": "its score of the pair of the node and its first neighbour",
-        }.get(kind, "what the network predicts for the node")
+            "graph": "probability of the class that it predicts for the graph, or the size of its one output",
+            "link": "its score of the pair of the node and its first neighbour, with the sign that makes it positive",
+        }.get(kind, "probability of the class that it predicts for the node, or the size of its one output")
 
-    def inputs(self, model: Network, kept: Tensor | None = None) -> dict[str, Any]:
+    def inputs(self, model: Any, kept: Tensor | None = None) -> dict[str, Any]:
         """Collect what the network is called with, on the nodes that are kept."""
         data, labels = self.data, self.labels
-        place = torch.arange(int(data.num_nodes or 0), device=data.x.device)  # type: ignore[union-attr]
+        place = torch.arange(int(data.num_nodes or 0), device=data.x.device)
         if kept is not None:
             kept = kept.to(place.device)
             data, place = data.subgraph(kept), kept.cumsum(0) - 1
@@ -156,16 +158,15 @@ class _Call:
         def run(kept: Tensor | None) -> Tensor:
             with torch.no_grad():
                 out = model(**self.inputs(model, kept))
-            row = 0
-            if self.kind not in ("graph", "link"):
-                row = self.target if kept is None else int(kept[: self.target].sum())  # type: ignore[assignment]
-            return out[row].flatten().double().cpu()
+            target = 0 if self.kind == "link" or self.target is None else self.target
+            return out[target if kept is None else int(kept[:target].sum())].flatten().double().cpu()
 
         whole = run(None)
         best = int(whole.argmax())
+        sign = 1.0 if float(whole[0]) >= 0 else -1.0
 
         def read(out: Tensor) -> float:
-            return float(out.softmax(0)[best]) if len(out) > 1 else float(out[0])
+            return float(out.softmax(0)[best]) if len(out) > 1 else sign * float(out[0])
 
         def score(rows: Tensor) -> Tensor:
             found = []

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
+from torch_geometric.data import Data
 
 from graphattn.analysis import (
     AttentionMaps,
@@ -32,7 +33,7 @@ from graphattn.cli._inspect_measures import measure
 from graphattn.cli._inspect_svg import heatmap, lines, network, text
 from graphattn.datasets import load
 from graphattn.engine import Recipe
-from graphattn.models import AttentionNet
+from graphattn.models import AttentionNet, GraphHead
 from graphattn.training import fit, load_model
 
 SCRIPT = "<script>alert(1)</script>"
@@ -343,6 +344,35 @@ def test_a_network_on_a_graph(report, trained: Path) -> None:
     assert len(found["randomized"]["correlation"]) == 3
 
 
+def test_a_network_on_several_graphs(report, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graphs = [
+        Data(
+            x=torch.randn(size, 3),
+            edge_index=torch.stack([torch.arange(size), (torch.arange(size) + 1) % size]),
+            y=torch.tensor([size % 2]),
+        )
+        for size in (*range(4, 22), 1)
+    ]
+    torch.save(graphs, tmp_path / "graphs.pt")
+    task = load(f"local:{tmp_path / 'graphs.pt'}", split="random-60-20-20:0")
+    net = GraphHead(AttentionNet(3, 8, 8), 8, 2)
+    fit(net, task, Recipe(epochs=1, batch_size=4, lr=0.02), out=tmp_path / "run", progress=False)
+    found = report(tmp_path / "run" / "seed-0.pt", "--data", f"local:{tmp_path / 'graphs.pt'}", "--max-inputs", 19)[0][
+        "models"
+    ][0]
+    assert [each["nodes"] for each in found["inputs"]] == [len(graph.x) for graph in graphs]
+    assert found["example"] == 16
+    model = load_model(tmp_path / "run" / "seed-0.pt")
+    graph = graphs[0]
+    with torch.no_grad():
+        out = model(x=graph.x, edge_index=graph.edge_index, batch=torch.zeros(4, dtype=torch.long), num_graphs=1)
+    check = found["details"][0]["faithfulness"]
+    assert check["deletion"][0] == pytest.approx(float(out[0].softmax(0).max()), rel=1e-5)
+    assert 0 not in check["maskable"]
+    assert "curves need at least 2" in found["details"][18]["faithfulness"]["missing"]
+
+
 def test_the_check_can_be_left_out(report, trained: Path) -> None:
     found = report(trained, "--data", "karate", "--no-check")[0]["models"][0]
     assert "--no-check" in found["details"][0]["faithfulness"]["missing"]
@@ -385,6 +415,33 @@ def test_an_encoder_on_texts(report, bert: Path, tmp_path: Path) -> None:
     assert len(found["symmetry"]["query_key"]) == 2
     assert found["causal"]["n_samples"] == 16
     assert "scores" in found["probe"]
+
+
+@pytest.mark.parametrize(("name", "target"), [("BertForSequenceClassification", 0), ("GPT2LMHeadModel", 5)])
+def test_what_other_models_say(report, bert: Path, name: str, target: int, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    if name == "GPT2LMHeadModel":
+        config = transformers.GPT2Config(vocab_size=19, n_positions=40, n_embd=8, n_layer=2, n_head=2)
+    else:
+        config = transformers.BertConfig.from_pretrained(bert)
+    model = getattr(transformers, name)(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    transformers.BertTokenizer(str(bert / "vocab.txt")).save_pretrained(tmp_path / "model")
+    found = report(tmp_path / "model", "--text", "a b a b")[0]["models"][0]
+    assert found["causal_mask"] == (name == "GPT2LMHeadModel")
+    detail = found["details"][0]
+    assert detail["target"] == target
+    assert detail["faithfulness"]["maskable"] == [1, 2, 3, 4]
+    ids = torch.tensor([[2, 5, 6, 5, 6, 3]])
+    with torch.no_grad():
+        logits = model(input_ids=ids, token_type_ids=torch.zeros_like(ids)).logits
+        without = model(
+            input_ids=ids, token_type_ids=torch.zeros_like(ids), attention_mask=torch.tensor([[1, 0, 0, 0, 0, 1]])
+        ).logits
+    whole, rest = (each.reshape(-1, each.size(-1))[-1].softmax(0) for each in (logits, without))
+    assert detail["faithfulness"]["deletion"][0] == pytest.approx(float(whole.max()), rel=1e-5)
+    assert detail["faithfulness"]["deletion"][-1] == pytest.approx(float(rest[whole.argmax()]), rel=1e-5)
 
 
 def test_what_an_encoder_says_without_tokens(bert: Path) -> None:
