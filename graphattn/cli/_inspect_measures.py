@@ -75,6 +75,7 @@ def measure(subject: Subject, n_samples: int | None, seed: int, *, check: bool) 
         "communities": _try(lambda: _communities(maps[example])),
         "causal": _try(lambda: _causal(samples[example], n_samples or subject.width)),
         "scored": subject.scored,
+        "checked": _summary(details),
         "details": details,
         "randomized": _try(lambda: _randomized(subject, generator, check)),
     }
@@ -382,6 +383,15 @@ def _check(sample: Sample, relevance: np.ndarray, generator: torch.Generator) ->
             "exact": removal.exact,
         },
     }
+
+
+def _summary(details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Average what the checks of all inputs say."""
+    checks = [detail["faithfulness"] for detail in details if "deletion_p" in detail.get("faithfulness", {})]
+    found: dict[str, Any] = {"inputs": len(checks)}
+    for name in ("deletion_area", "insertion_area", "deletion_p", "insertion_p"):
+        found[name] = float(np.mean([check[name] for check in checks])) if checks else math.nan
+    return found
 
 
 def _randomized(subject: Subject, generator: torch.Generator, check: bool) -> dict[str, Any]:

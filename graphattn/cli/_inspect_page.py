@@ -158,13 +158,8 @@ def _side_by_side(models: Sequence[Mapping[str, Any]]) -> str:
             means.append(sum(values) / len(values) if values else None)
         rows.append([name, *means, means[1] - means[0] if None not in means else None])  # type: ignore[operator]
     for name, measure in (("deletion area", "deletion_area"), ("insertion area", "insertion_area")):
-        means = []
-        for model in models:
-            values = [
-                each["faithfulness"][measure] for each in model["details"] if measure in each.get("faithfulness", {})
-            ]
-            means.append(sum(values) / len(values) if values else None)
-        rows.append([name, *means, means[1] - means[0] if None not in means else None])  # type: ignore[operator]
+        means = [model["checked"][measure] for model in models]
+        rows.append([name, *means, means[1] - means[0] if None not in means else None])
     header = ["mean over heads and inputs", *(model["name"] for model in models), "second - first"]
     return f"<section><h2>Side by side</h2>{_table(header, rows)}</section>"
 
@@ -316,6 +311,13 @@ def _central(model: Mapping[str, Any]) -> str:
 
 def _details(model: Mapping[str, Any]) -> str:
     parts = []
+    checked = model["checked"]
+    if checked["inputs"]:
+        parts.append(
+            f"<p>Mean over {checked['inputs']} inputs: p = {number(checked['deletion_p'])} for deletion and "
+            f"{number(checked['insertion_p'])} for insertion. About 0.5 is what a random order would have; near 0, the "
+            "order by rollout beats random ones.</p>"
+        )
     control = model["randomized"]
     if "missing" not in control:
         shown = ", ".join(number(value) for value in control["correlation"])

@@ -412,6 +412,9 @@ def test_an_encoder_on_texts(report, bert: Path, tmp_path: Path) -> None:
     assert check["maskable"] == [1, 2, 3, 4, 5]
     assert check["deletion"][0] == pytest.approx(1.0, abs=1e-5)
     assert "curves need at least 2" in found["details"][0]["faithfulness"]["missing"]
+    assert found["checked"]["inputs"] == 2
+    both = [detail["faithfulness"]["deletion_p"] for detail in found["details"][1:]]
+    assert found["checked"]["deletion_p"] == pytest.approx(np.mean(both))
     assert len(found["symmetry"]["query_key"]) == 2
     assert found["causal"]["n_samples"] == 16
     assert "scores" in found["probe"]
