@@ -94,7 +94,7 @@ def _subject(
         scored=calls[0][0].said,
         notes=list(notes),
         query_key=weights,
-        width=next((pair[0].size(0) for pair in weights if pair is not None), None),
+        width=inner.get("hidden_channels"),
         model=model,
         capture=lambda other, number: maps_of(
             capture(other, calls[number][0].inputs(other), head_outputs=False), calls[number][1]

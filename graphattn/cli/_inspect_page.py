@@ -24,6 +24,8 @@ svg{max-width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#333
 .tokens{line-height:2;overflow-wrap:anywhere}.tokens span{padding:.15em .3em;margin:.05em;border-radius:3px}
 .target{outline:2px solid #d95f0e}.legend,.say{font-size:.88em;color:#555;margin:.2em 0 .6em}
 .missing{color:#777;font-style:italic}.warn{color:#8a4b00}
+figure{display:inline-block;vertical-align:top;margin:.4em 1.4em .4em 0;min-width:150px}
+figcaption{font-size:.82em;line-height:1.3;margin-bottom:.3em;max-width:22em}
 details{margin:.3em 0}summary{cursor:pointer}
 """
 
@@ -35,7 +37,7 @@ def page(report: Mapping[str, Any]) -> str:
         ("Overview", "", _overview),
         (
             "Heads",
-            "Each cell is a head; the mean over the inputs. All numbers are in the JSON beside this page.",
+            "Rows are layers, columns heads; the mean over the inputs. All numbers are in the JSON beside this page.",
             _heads,
         ),
         (

@@ -57,23 +57,14 @@ def heatmap(rows: Sequence[Sequence[float | None]], title: str, low: float, high
                 colour = shade(round(min(max(share, 0.0), 1.0) * _LEVELS) / _LEVELS)
             paths.setdefault(colour, []).append(f"M{x} {y}h1v1h-1z")
     cells = "".join(f'<path fill="{colour}" d="{"".join(shapes)}"/>' for colour, shapes in paths.items())
-    left, top = 42.0, 20.0
-    height, width = top + size * len(rows) + 18, left + size * widest + 8
+    left, across, down = 24.0, size * widest, size * len(rows)
     step = max(1, math.ceil(14 / size))
-    marks = [_label(left - 5, top + size * (y + 0.5) + 4, str(y), "end") for y in range(0, len(rows), step)]
-    frame = f'<rect x="{left}" y="{top}" width="{size * widest:g}" height="{size * len(rows):g}" class="frame"/>'
-    return _svg(
-        max(width, 200),
-        height,
-        title,
-        [
-            _label(left, 13, f"{title}: {number(low)} (white) to {number(high)}", "start"),
-            f'<g transform="translate({left} {top}) scale({size:g})">{cells}</g>',
-            frame,
-            *marks,
-            _label(left + size * widest / 2, height - 4, "head (rows: layer)"),
-        ],
-    )
+    marks = [_label(left - 5, size * (row + 0.5) + 4, str(row), "end") for row in range(0, len(rows), step)]
+    marks += [_label(left + size * (head + 0.5), down + 13, str(head)) for head in range(0, widest, step)]
+    frame = f'<rect x="{left}" y="0" width="{across:g}" height="{down:g}" class="frame"/>'
+    drawn = [f'<g transform="translate({left} 0) scale({size:g})">{cells}</g>', frame, *marks]
+    caption = f"<b>{text(title)}</b><br>{number(low)} (white) to {number(high)}"
+    return f"<figure><figcaption>{caption}</figcaption>{_svg(left + across + 8, down + 18, title, drawn)}</figure>"
 
 
 def lines(
@@ -108,8 +99,10 @@ def lines(
             f'<rect x="{left}" y="{above:.1f}" width="{width - left - right}" height="{max(below - above, 1):.1f}" '
             f'fill="#fdd9a0" opacity=".5"/>'
         )
+    whole = all(x == int(x) for x in xs)
     for share in (0.0, 0.5, 1.0):
         x, y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
+        x = float(int(x)) if whole else x
         parts.append(_label(place(x, y0)[0], height - bottom + 14, f"{x:.3g}"))
         parts.append(_label(left - 5, place(x0, y)[1] + 4, f"{y:.3g}", "end"))
     for name, own in points.items():
@@ -171,7 +164,7 @@ def network(
         out = (point - middle) / max(float(np.hypot(*(point - middle))), 1e-9)
         anchor = "start" if out[0] > 0.3 else "end" if out[0] < -0.3 else "middle"
         parts.append(
-            f'<text x="{x + 9 * out[0]:.1f}" y="{y + 11 * out[1] + 4:.1f}" text-anchor="{anchor}">'
+            f'<text x="{x + 11 * out[0]:.1f}" y="{y + 14 * out[1] + 4:.1f}" text-anchor="{anchor}">'
             f"{text(nodes[node], 14)}</text>"
         )
     return _svg(size, size, f"a graph of {len(order)} nodes", parts)

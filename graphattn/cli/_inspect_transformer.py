@@ -62,7 +62,7 @@ def read_transformer(
         raise UserError("no text has a token; expected at least one that has")
     names = [sample.maps.tokens for sample in samples]
     return Subject(
-        name=folder.name,
+        name="/".join(folder.resolve().parts[-2:]),
         what=f"{type(model).__name__}, {sum(each.numel() for each in model.parameters()):,} parameters",
         samples=samples,
         scored=scored,
