@@ -84,6 +84,8 @@ def _subject(
         calls.append((call, names))
         relevance = attribution(maps, call.target) if call.target is not None or size <= _DENSE else np.zeros(0)
         maskable = call.maskable(relevance)
+        if len(maskable) == MASKED:
+            notes[f"the check of the rollout leaves out the {MASKED} nodes of most relevance only"] = None
         samples.append(Sample(title, maps, None, call.target, maskable, call.scorer(model, maskable)))
     if not samples:
         raise ValueError(f"{source.name} has no graph with a node")

@@ -144,6 +144,11 @@ def _flat(rows: Sequence[Sequence[float | None]]) -> list[float]:
     return [value for row in rows for value in row if value is not None and value == value]
 
 
+def _difference(values: Sequence[float | None]) -> float | None:
+    first, second = values
+    return None if first is None or second is None else second - first
+
+
 def _side_by_side(models: Sequence[Mapping[str, Any]]) -> str:
     rows: list[list[object]] = []
     for name, key, measure in (
@@ -158,10 +163,10 @@ def _side_by_side(models: Sequence[Mapping[str, Any]]) -> str:
         for model in models:
             values = _flat(model[key].get(measure, ()))
             means.append(sum(values) / len(values) if values else None)
-        rows.append([name, *means, means[1] - means[0] if None not in means else None])  # type: ignore[operator]
+        rows.append([name, *means, _difference(means)])
     for name, measure in (("deletion area", "deletion_area"), ("insertion area", "insertion_area")):
         means = [model["checked"][measure] for model in models]
-        rows.append([name, *means, means[1] - means[0] if None not in means else None])
+        rows.append([name, *means, _difference(means)])
     header = ["mean over heads and inputs", *(model["name"] for model in models), "second - first"]
     return f"<section><h2>Side by side</h2>{_table(header, rows)}</section>"
 

@@ -17,6 +17,7 @@ from graphattn.cli._checks import UserError
 from graphattn.cli._inspect_subject import Sample, Subject, maps_of, weights_of
 
 _PROBE = 25  # tokens of a copy
+_TITLE = 500  # characters of a text that are kept as its title
 _LOADERS = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForCausalLM": "AutoModelForCausalLM",
@@ -57,7 +58,7 @@ def read_transformer(
         maskable = np.flatnonzero(may.numpy())
         score, scored, target = _scorer(model, inputs, maskable, maps.causal)
         encoded.append(inputs)
-        samples.append(Sample(text, maps, ids.tolist(), target, maskable, score))
+        samples.append(Sample(text[:_TITLE], maps, ids.tolist(), target, maskable, score))
     if not samples:
         raise UserError("no text has a token; expected at least one that has")
     names = [sample.maps.tokens for sample in samples]

@@ -14,7 +14,7 @@ for a batch, [B, L, H, N, N]; or attention_0, attention_1, ... for inputs of any
 
 How broken input is treated:
   NaN, infinite weights   refused
-  rows that do not sum    refused, in maps; --unnormalized reads them, and leaves out what needs shares
+  rows not summing to 1   refused in saved maps; --unnormalized reads them, and leaves out what needs shares
   no tokens               the input is left out and named; refused if none remains
   large graphs            summarized: the largest singular values, the surroundings of a node, the first of each list
 

@@ -31,9 +31,9 @@ from graphattn.analysis import (
 from graphattn.cli import main
 from graphattn.cli._inspect_measures import measure
 from graphattn.cli._inspect_svg import heatmap, lines, network, text
-from graphattn.datasets import load
+from graphattn.datasets import LinkTask, load
 from graphattn.engine import Recipe
-from graphattn.models import AttentionNet, GraphHead
+from graphattn.models import AttentionNet, GraphHead, LinkHead
 from graphattn.training import fit, load_model
 
 SCRIPT = "<script>alert(1)</script>"
@@ -371,6 +371,39 @@ def test_a_network_on_several_graphs(report, tmp_path: Path) -> None:
     assert check["deletion"][0] == pytest.approx(float(out[0].softmax(0).max()), rel=1e-5)
     assert 0 not in check["maskable"]
     assert "curves need at least 2" in found["details"][18]["faithfulness"]["missing"]
+
+
+def test_a_network_that_scores_pairs(report, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ring = torch.arange(30)
+    edges = torch.cat([torch.stack([ring, (ring + step) % 30]) for step in (1, 2, 3)], dim=1)
+    data = Data(x=torch.randn(30, 3), edge_index=torch.cat([edges, edges.flip(0)], dim=1))
+    torch.save(data, tmp_path / "graph.pt")
+    where = f"local:{tmp_path / 'graph.pt'}"
+    held = torch.stack([ring, (ring + 5) % 30])
+    task = LinkTask(
+        name="ring",
+        data=data,
+        split={"train": data.edge_index, "val": held[:, :6], "test": held[:, 6:12]},
+        negatives={"val": torch.tensor([[0, 1], [18, 19]]), "test": torch.tensor([[2, 3], [20, 22]])},
+        split_name="own",
+        metric="roc_auc",
+        licence="none",
+    )
+    net = LinkHead(AttentionNet(3, 8, 8), 8)
+    fit(net, task, Recipe(epochs=1, batch_size=16, lr=0.02), out=tmp_path / "run", progress=False)
+    path = tmp_path / "run" / "seed-0.pt"
+    found = report(path, "--data", where, "--node", 4)[0]["models"][0]
+    check = found["details"][0]["faithfulness"]
+    model = load_model(path)
+    with torch.no_grad():
+        scores = {
+            j: abs(float(model(x=data.x, edge_index=data.edge_index, pairs=torch.tensor([[4], [j]]))[0]))
+            for j in (1, 2, 3, 5, 6, 7)
+        }
+    partner = next(node for node in scores if node not in check["maskable"])
+    assert 4 not in check["maskable"]
+    assert check["deletion"][0] == pytest.approx(scores[partner], rel=1e-4)
 
 
 def test_the_check_can_be_left_out(report, trained: Path) -> None:
