@@ -8,10 +8,18 @@ import sys
 from collections.abc import Sequence
 
 from graphattn import __version__
-from graphattn.cli import bench, demo, plan, predict, rerank, select
+from graphattn.cli import bench, demo, inspect, plan, predict, rerank, select
 from graphattn.cli._checks import UserError
 
-_COMMANDS = {"bench": bench, "demo": demo, "plan": plan, "predict": predict, "rerank": rerank, "select": select}
+_COMMANDS = {
+    "bench": bench,
+    "demo": demo,
+    "inspect": inspect,
+    "plan": plan,
+    "predict": predict,
+    "rerank": rerank,
+    "select": select,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

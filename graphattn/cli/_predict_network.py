@@ -48,10 +48,12 @@ def predict(
         ValueError: If the graphs lack what the network reads, or have it in another width.
         TypeError: If they have it in another form.
     """
-    config = _of_nodes(model.config)
+    config = node_config(model.config)
     graphs, unread = [], dict[str, None]()
     for number, graph in enumerate(source.graphs):
-        kept, left_out = _inputs(graph, config, f"graph {number} of {source.name}" if source.many else source.name)
+        kept, left_out = network_inputs(
+            graph, config, f"graph {number} of {source.name}" if source.many else source.name
+        )
         graphs.append(kept)
         unread.update(dict.fromkeys(left_out))
     model = model.to(device)
@@ -89,6 +91,11 @@ def _sampled(
 
 
 def _call(model: Network, data: Data, more: _More) -> Tensor:
+    return model(**arguments(model, data, more))
+
+
+def arguments(model: Network, data: Data, more: _More) -> dict[str, Any]:
+    """Collect what a network is called with for a graph."""
     inputs: dict[str, Any] = {name: data[name] for name in ("edge_attr", "pe", "batch") if data.get(name) is not None}
     inputs |= {name: value.to(data.x.device) for name, value in more.items() if value is not None}
     if isinstance(data, Batch) and "backbone" in model.config:
@@ -96,17 +103,17 @@ def _call(model: Network, data: Data, more: _More) -> Tensor:
     edges: Any = data.edge_index
     if model.takes_affinity or data.get("edge_weight") is not None:
         edges = Affinity.from_edge_index(data.edge_index, data.get("edge_weight"), data.num_nodes)
-    return model(x=data.x, edge_index=edges, **inputs)
+    return {"x": data.x, "edge_index": edges, **inputs}
 
 
-def _of_nodes(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def node_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Config of the network that sees the graphs, which heads hold inside."""
     while isinstance(config.get("backbone"), Mapping):
         config = config["backbone"]
     return config
 
 
-def _inputs(data: Data, config: Mapping[str, Any], name: str) -> tuple[Data, list[str]]:
+def network_inputs(data: Data, config: Mapping[str, Any], name: str) -> tuple[Data, list[str]]:
     """Take what a network reads out of a graph, and name what it does not read."""
     columns = config["in_channels"]
     if data.x is None:
