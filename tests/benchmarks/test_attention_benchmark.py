@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,17 +19,11 @@ QUICK = ["--quick", "--repeats", "1", "--threads", "1"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module, its helpers beside it; thread count and imports are put back."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads, before = torch.get_num_threads(), set(sys.modules)
+def benchmark(scripts: Path) -> ModuleType:
+    """The script as a module, its helpers beside it."""
     import attention
 
-    yield attention
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    return attention
 
 
 def over_features(problem):

@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -22,17 +21,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def family(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script with its folder on the path; thread count and imports are put back."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads, before = torch.get_num_threads(), set(sys.modules)
+def family(scripts: Path) -> ModuleType:
+    """The script with its folder on the path."""
     import attention_family
 
-    yield attention_family
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    return attention_family
 
 
 @pytest.fixture

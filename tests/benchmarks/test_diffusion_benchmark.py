@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,26 +16,14 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The folder of the scripts on the path; thread count and imports are put back."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads, before = torch.get_num_threads(), set(sys.modules)
-    yield
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def diffusion(modules: None) -> ModuleType:
+def diffusion(scripts: Path) -> ModuleType:
     import diffusion
 
     return diffusion
 
 
 @pytest.fixture
-def hops(modules: None) -> ModuleType:
+def hops(scripts: Path) -> ModuleType:
     import hops
 
     return hops

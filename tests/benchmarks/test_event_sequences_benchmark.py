@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from graphattn.datasets import SequenceTask, periodic_events
 
@@ -21,18 +18,11 @@ QUICK = ["--quick", "--folds", "2", "--seeds", "1", "--threads", "1"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module, its helpers beside it; thread count and imports are put back."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads, before = torch.get_num_threads(), set(sys.modules)
+def benchmark(scripts: Path) -> ModuleType:
+    """The script as a module, its helpers beside it."""
     import event_sequences
 
-    with threadpool_limits():
-        yield event_sequences
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    return event_sequences
 
 
 def test_quick_run_resume_and_report(

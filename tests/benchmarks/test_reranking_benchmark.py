@@ -6,7 +6,6 @@ import gzip
 import json
 import math
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from graphattn.engine import Recipe
 from graphattn.retrieval import ContextualReranker
@@ -28,20 +26,13 @@ pytest.importorskip("pytrec_eval", reason="quality is evaluated by pytrec_eval")
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module, its helpers beside it; thread count and imports are put back."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads, before = torch.get_num_threads(), set(sys.modules)
+def benchmark(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, its helpers beside it."""
     import reranking
 
     monkeypatch.setattr(reranking.speed, "WARM_UP_CALLS", 1)
     monkeypatch.setattr(reranking.speed, "LATENCY_CALLS", 3)
-    with threadpool_limits():
-        yield reranking
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    return reranking
 
 
 def average_precision(relevant: np.ndarray) -> float:

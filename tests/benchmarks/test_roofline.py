@@ -8,12 +8,9 @@ from types import ModuleType
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def roofline(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
+def roofline(scripts: Path) -> ModuleType:
     import roofline
 
     return roofline

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
-from threadpoolctl import threadpool_limits
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 QUICK = ["--quick", "--threads", "1"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module, its helpers beside it; thread count and imports are put back."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads, before = torch.get_num_threads(), set(sys.modules)
+def benchmark(scripts: Path) -> ModuleType:
+    """The script as a module, its helpers beside it."""
     import tabular
 
-    with threadpool_limits():
-        yield tabular
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    return tabular
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,18 +27,12 @@ def stream() -> EventTask:
 
 
 @pytest.fixture
-def temporal(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script with its folder on the path, on a stream of its own; thread count and imports are put back."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads, before = torch.get_num_threads(), set(sys.modules)
+def temporal(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script with its folder on the path, on a stream of its own."""
     import temporal as script
 
     monkeypatch.setattr(script, "load_events", lambda name, args: stream())
-    yield script
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    return script
 
 
 def run(temporal: ModuleType, out: Path, *options: str) -> dict[str, Any]:
@@ -151,11 +144,10 @@ def test_both_layers_see_the_same_events(temporal: ModuleType, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_sets_are_found_in_their_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sets_are_found_in_their_folders(scripts: Path) -> None:
     data = Path(__file__).resolve().parents[2].parent / "shared" / "data"
     if not (data / "temporal").is_dir():
         pytest.skip("the files of the streams are not there")
-    monkeypatch.syspath_prepend(str(FOLDER))
     import temporal as script
 
     args = script.parse(["--data", str(data), "--quick"])

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from graphattn.analysis.probe_model import WEIGHTS, ProbeModel, load_probe_model
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 QUICK = ["--quick", "--seeds", "2", "--threads", "1"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module, its helpers beside it; thread count and imports are put back."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads, before = torch.get_num_threads(), set(sys.modules)
+def benchmark(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, its helpers beside it."""
     import train_probe
 
     monkeypatch.setitem(train_probe.TRAINING, "batch_size", 4)
     monkeypatch.setattr(train_probe, "PROBES", 2)
-    with threadpool_limits():
-        yield train_probe
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    return train_probe
 
 
 def test_quick_run_and_resume(
