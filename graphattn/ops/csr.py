@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from graphattn.ops.kernels import Pattern, add_products_, by_heads, product, softmax_, softmax_backward_
-from graphattn.ops.layout import Layout, csc_layout
+from graphattn.ops.layout import Layout, known_csc
 
 
 def _flat(heads: Tensor) -> Tensor:
@@ -204,14 +204,6 @@ def _(grad_out, grad_weights, q, k, v, weights, keep, scale, bias_grad, rowptr, 
 # Autograd ############################################################################################################
 
 
-def _transpose(rowptr: Tensor, col: Tensor, csc: tuple[Tensor | None, ...], num_cols: int) -> tuple[Tensor, ...]:
-    """The transposed pattern of a call: the caller's cached one, else built now."""
-    colptr, row, slot = csc
-    if colptr is None or row is None or slot is None:
-        return csc_layout(rowptr, col, num_cols)
-    return colptr, row, slot
-
-
 def _sddmm_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*inputs)
 
@@ -222,7 +214,7 @@ def _sddmm_backward(ctx, grad):  # type: ignore[no-untyped-def]
     if ctx.needs_input_grad[0]:
         da = csr_spmm(grad, b, rowptr, col, *csc)
     if ctx.needs_input_grad[1]:
-        transpose = _transpose(rowptr, col, tuple(csc), b.size(1))
+        transpose = known_csc(rowptr, col, csc, b.size(1))
         db = csr_spmm_transposed(grad, a, *transpose, b.size(0) == 1 < a.size(0))
     return da, db, None, None, None, None, None
 
@@ -234,7 +226,7 @@ def _spmm_backward(ctx, grad):  # type: ignore[no-untyped-def]
     if ctx.needs_input_grad[0]:
         dweights = csr_sddmm(grad, x, rowptr, col, *csc)
     if ctx.needs_input_grad[1]:
-        transpose = _transpose(rowptr, col, tuple(csc), x.size(1))
+        transpose = known_csc(rowptr, col, csc, x.size(1))
         dx = csr_spmm_transposed(weights, grad, *transpose, x.size(0) == 1 < weights.size(0))
     return dweights, dx, None, None, None, None, None
 
@@ -270,7 +262,7 @@ def _attention_autograd(ctx, grad_out, grad_weights):  # type: ignore[no-untyped
         ctx.needs_input_grad[3],
         rowptr,
         col,
-        *_transpose(rowptr, col, tuple(csc), k.size(1)),
+        *known_csc(rowptr, col, csc, k.size(1)),
     )
     return dq, dk, dv, dbias if ctx.needs_input_grad[3] else None, *[None] * 7
 
@@ -294,19 +286,12 @@ def _heads_first(x: Tensor) -> Tensor:
     return x.transpose(0, 1).contiguous()
 
 
-def _pattern(layout: Layout, dense: Tensor) -> tuple[Tensor | None, ...]:
-    """The pattern of a call, with its transpose where the dense operand will need a gradient."""
-    rowptr, col, _ = layout.csr()
-    needs_transpose = torch.is_grad_enabled() and dense.requires_grad
-    return rowptr, col, *(layout.csc() if needs_transpose else (None, None, None))
-
-
 def sddmm(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
-    return layout.to_edges(csr_sddmm(_heads_first(q), _heads_first(k), *_pattern(layout, k)))
+    return layout.to_edges(csr_sddmm(_heads_first(q), _heads_first(k), *layout.pattern(k)))
 
 
 def spmm(weights: Tensor, x: Tensor, layout: Layout) -> Tensor:
-    return csr_spmm(layout.to_slots(weights), _heads_first(x), *_pattern(layout, x)).transpose(0, 1)
+    return csr_spmm(layout.to_slots(weights), _heads_first(x), *layout.pattern(x)).transpose(0, 1)
 
 
 def edge_softmax(scores: Tensor, layout: Layout) -> Tensor:
@@ -327,7 +312,7 @@ def aggregate(
     weights = csr_softmax(layout.to_slots(scores), rowptr, col, layout.num_cols)
     kept = weights if keep is None else weights * layout.to_slots(keep)
     v = _heads_first(v)
-    out = csr_spmm(kept, v, *_pattern(layout, v))
+    out = csr_spmm(kept, v, *layout.pattern(v))
     if edge_attr is not None and edge_proj is not None:
         out = out + _edge_values(kept, edge_attr, edge_proj, layout)
     return out.transpose(0, 1), layout.to_edges(weights) if return_weights else None
@@ -352,7 +337,7 @@ def attention(
         term = scale * _edge_scores(q, edge_attr, edge_proj, layout)
         bias = term if bias is None else bias + term
     differentiated = next((x for x in (k, v, q) if x.requires_grad), k)
-    out, weights = csr_attention(q, k, v, bias, keep, scale, *_pattern(layout, differentiated))
+    out, weights = csr_attention(q, k, v, bias, keep, scale, *layout.pattern(differentiated))
     if edge_attr is not None and edge_proj is not None:
         out = out + _edge_values(weights if keep is None else weights * keep, edge_attr, edge_proj, layout)
     return out.transpose(0, 1), layout.to_edges(weights) if return_weights else None
@@ -364,10 +349,10 @@ def attention(
 
 def _edge_scores(q: Tensor, edge_attr: Tensor, edge_proj: Tensor, layout: Layout) -> Tensor:
     features = edge_attr.unsqueeze(0)
-    return csr_sddmm(torch.bmm(q, edge_proj), features, *_pattern(layout.incidence(), features))
+    return csr_sddmm(torch.bmm(q, edge_proj), features, *layout.incidence().pattern(features))
 
 
 def _edge_values(weights: Tensor, edge_attr: Tensor, edge_proj: Tensor, layout: Layout) -> Tensor:
     features = edge_attr.unsqueeze(0)
-    sums = csr_spmm(weights, features, *_pattern(layout.incidence(), features))
+    sums = csr_spmm(weights, features, *layout.incidence().pattern(features))
     return torch.bmm(sums, edge_proj.transpose(1, 2))

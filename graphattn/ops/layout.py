@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,6 +57,14 @@ def csc_layout(rowptr: Tensor, col: Tensor, num_cols: int) -> tuple[Tensor, Tens
 @csc_layout.register_fake
 def _(rowptr: Tensor, col: Tensor, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:
     return col.new_empty(num_cols + 1), torch.empty_like(col), torch.empty_like(col, dtype=torch.int64)
+
+
+def known_csc(rowptr: Tensor, col: Tensor, csc: Sequence[Tensor | None], num_cols: int) -> tuple[Tensor, ...]:
+    """Return the transposed pattern of a call: the caller's cached one, else built now."""
+    colptr, row, slot = csc
+    if colptr is None or row is None or slot is None:
+        return csc_layout(rowptr, col, num_cols)
+    return colptr, row, slot
 
 
 def slot_rows(rowptr: Tensor, num_edges: int) -> Tensor:
@@ -175,6 +184,12 @@ class Layout:
                 (colptr, target), slot = self._lender.get_csr()
                 self._csc = colptr.to(col.dtype), target.to(col.dtype), slot.long()
         return self._csc
+
+    def pattern(self, dense: Tensor) -> tuple[Tensor | None, ...]:
+        """Return what a product with a dense operand reads: CSR, and its transpose if that will need a gradient."""
+        rowptr, col, _ = self.csr()
+        needs_transpose = torch.is_grad_enabled() and dense.requires_grad
+        return rowptr, col, *(self.csc() if needs_transpose else (None, None, None))
 
     def transpose(self) -> Layout:
         """Return the graph with every edge reversed; its two sorted views are this one's, the other way round."""

@@ -17,13 +17,6 @@ def _padded(x: Tensor) -> Tensor:
     return pad(x, (0, -x.size(-1) % UNIT)) if x.size(-1) % UNIT else x
 
 
-def _pattern(layout: Layout, dense: Tensor) -> tuple[Tensor | None, ...]:
-    """The pattern of a call, with its transpose where the dense operand will need a gradient."""
-    rowptr, col, _ = layout.csr()
-    needs_transpose = torch.is_grad_enabled() and dense.requires_grad
-    return rowptr, col, *(layout.csc() if needs_transpose else (None, None, None))
-
-
 def _to_slots(values: Tensor, layout: Layout) -> Tensor:
     _, _, perm = layout.csr()
     return values if perm is None else values.index_select(0, perm)
@@ -35,12 +28,12 @@ def _to_edges(slots: Tensor, layout: Layout) -> Tensor:
 
 
 def sddmm(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
-    return _to_edges(triton_sddmm(_padded(q), _padded(k), *_pattern(layout, k)), layout)
+    return _to_edges(triton_sddmm(_padded(q), _padded(k), *layout.pattern(k)), layout)
 
 
 def spmm(weights: Tensor, x: Tensor, layout: Layout) -> Tensor:
     slots = _to_slots(weights, layout).to(wide_dtype(x))
-    return triton_spmm(slots, _padded(x), *_pattern(layout, x))[..., : x.size(2)]
+    return triton_spmm(slots, _padded(x), *layout.pattern(x))[..., : x.size(2)]
 
 
 def edge_softmax(scores: Tensor, layout: Layout) -> Tensor:
@@ -81,7 +74,7 @@ def attention(
         # q . (W e) = (W^T q) . e: only the raw features are read, as the columns of the target-by-edge pattern.
         rows = _padded(torch.einsum("nhc,hcd->nhd", q.to(wide_dtype(q)), edge_proj.to(wide_dtype(q))))
         features = _padded(edge_attr.to(wide_dtype(q))).unsqueeze(1)
-        term = scale * triton_sddmm(rows, features, *_pattern(layout.incidence(), features))
+        term = scale * triton_sddmm(rows, features, *layout.incidence().pattern(features))
         slots = term if slots is None else slots + term
     return _attend(q, k, v, None, None, None, slots, layout, scale, 0.0, dropout, edge_attr, edge_proj, return_weights)
 
@@ -141,13 +134,13 @@ def _attend(
         slope,
         dropout,
         return_weights or has_edges,
-        *_pattern(layout, differentiated),
+        *layout.pattern(differentiated),
     )
     out = out[..., : v.size(2)]
     if edge_attr is not None and edge_proj is not None:
         # sum P (W e) = W (sum P e), the other half of the same linearity.
         features = _padded(edge_attr.to(wide_dtype(v))).unsqueeze(1)
         scaled = weights if seed is None else weights * kept
-        sums = triton_spmm(scaled, features, *_pattern(layout.incidence(), features))[..., : edge_attr.size(1)]
+        sums = triton_spmm(scaled, features, *layout.incidence().pattern(features))[..., : edge_attr.size(1)]
         out = out + torch.einsum("nhd,hcd->nhc", sums, edge_proj.to(wide_dtype(v)))
     return out, _to_edges(weights, layout) if return_weights else None

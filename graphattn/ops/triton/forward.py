@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphattn.ops.layout import slot_rows
+from graphattn.ops.layout import known_csc, slot_rows
 from graphattn.ops.triton.backward import triton_attention_backward
 from graphattn.ops.triton.launch import Launch
-from graphattn.ops.triton.operators import UNIT, boost_of, no_seed, ready, transposed, wide_dtype
+from graphattn.ops.triton.operators import UNIT, boost_of, no_seed, ready, wide_dtype
 
 
 @torch.library.custom_op("graphattn::triton_attention", mutates_args=())
@@ -121,7 +121,7 @@ def _attention_autograd(ctx, grad_out, grad_normalizer, grad_weights, grad_kept)
         ctx.needs_input_grad[6],
         rowptr,
         col,
-        *transposed(rowptr, col, csc, k.size(0)),
+        *known_csc(rowptr, col, csc, k.size(0)),
     )
     dvector = None if vector is None else dvector.to(vector.dtype)
     if edge_attr is None:

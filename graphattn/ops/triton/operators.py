@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-
-from graphattn.ops.layout import csc_layout
 
 UNIT = 8  # channels: 16 bytes of half precision
 
@@ -31,14 +27,6 @@ def no_seed(like: Tensor) -> Tensor:
 def boost_of(dropout: float) -> float:
     """Factor of the weights that dropout keeps."""
     return 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
-
-
-def transposed(rowptr: Tensor, col: Tensor, csc: Sequence[Tensor | None], num_cols: int) -> tuple[Tensor, ...]:
-    """The transposed pattern of a call: the caller's cached one, else built now."""
-    colptr, row, slot = csc
-    if colptr is None or row is None or slot is None:
-        return csc_layout(rowptr, col, num_cols)
-    return colptr, row, slot
 
 
 def refuse_double_backward(ctx, *grads):  # type: ignore[no-untyped-def]

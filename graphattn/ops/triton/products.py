@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphattn.ops.layout import known_csc
 from graphattn.ops.triton.launch import MAX_PROGRAMS, Launch
-from graphattn.ops.triton.operators import UNIT, no_seed, ready, refuse_double_backward, transposed, wide_dtype
+from graphattn.ops.triton.operators import UNIT, no_seed, ready, refuse_double_backward, wide_dtype
 
 
 @torch.library.custom_op("graphattn::triton_sddmm", mutates_args=())
@@ -123,7 +124,7 @@ def _sddmm_backward(ctx, grad):  # type: ignore[no-untyped-def]
     if ctx.needs_input_grad[0]:
         da = triton_spmm(grad, b, rowptr, col, *csc)
     if ctx.needs_input_grad[1]:
-        transpose = transposed(rowptr, col, csc, b.size(0))
+        transpose = known_csc(rowptr, col, csc, b.size(0))
         db = triton_spmm_transposed(grad, a, *transpose, b.size(1) == 1 < a.size(1))
     return da, db, None, None, None, None, None
 
@@ -134,7 +135,7 @@ def _spmm_backward(ctx, grad):  # type: ignore[no-untyped-def]
     if ctx.needs_input_grad[0]:
         dweights = triton_sddmm(grad, x, rowptr, col, *csc)
     if ctx.needs_input_grad[1]:
-        transpose = transposed(rowptr, col, csc, x.size(0))
+        transpose = known_csc(rowptr, col, csc, x.size(0))
         dx = triton_spmm_transposed(weights, grad, *transpose, x.size(1) == 1 < weights.size(1))
     return dweights, dx, None, None, None, None, None
 
