@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,9 +16,7 @@ from graphattn.datasets.tasks import Task
 from graphattn.engine import (
     Processes,
     Recipe,
-    environment,
     load_checkpoint,
-    peak_memory,
     reset_peak_memory,
     seeded,
     train,
@@ -34,6 +31,7 @@ from graphattn.training._devices import make_fabric
 from graphattn.training._events import Events
 from graphattn.training._files import RunFiles
 from graphattn.training._links import Links, SampledLinks
+from graphattn.training._run import draw_weights, summary
 from graphattn.training.consistency import Consistency
 
 _EVALUATED = 256  # graphs, nodes or pairs that are predicted at a time, if the recipe has no batches
@@ -212,7 +210,7 @@ def fit(
         "consistency": None if consistency is None else asdict(consistency),
     }
     config = json.loads(json.dumps(config))  # as it will be read from a file
-    _draw_weights(model, recipe.seed)
+    draw_weights(model, recipe.seed)
     reset_peak_memory(fabric.device)
     smaller = how_to_shrink(task, recipe, num_neighbors, eval_neighbors, takes_labels(model))
     with advice(precision, smaller, files):
@@ -237,23 +235,8 @@ def fit(
         )
         with torch.no_grad(), seeded(recipe.seed, 0, 1, device=fabric.device):
             test = processes.first(lambda: _evaluate(batches, "test"))
-    more = {"inductive": test.get("inductive")} if isinstance(task, EventTask) else {}
-    result = (EventResult if isinstance(task, EventTask) else Result)(
-        config={**config, "recipe": asdict(recipe), "max_minutes": max_minutes},
-        epochs=log.epochs,
-        best_epoch=log.best_epoch,
-        val=log.epochs[log.best_epoch]["score"],
-        test=test["score"],
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        stopped=log.stopped,
-        measured={
-            "seconds": sum(log.seconds),
-            "seconds_per_epoch": statistics.median(log.seconds),
-            "peak_memory_mib": peak_memory(fabric.device),
-            **environment(fabric.device),
-        },
-        **more,
-    )
+    common = summary(model, log, config, recipe, max_minutes, test["score"], fabric.device)
+    result = EventResult(**common, inductive=test.get("inductive")) if isinstance(task, EventTask) else Result(**common)
     return type(result)(**processes.first(lambda: files.write(asdict(result))))
 
 
@@ -328,13 +311,3 @@ def _evaluate(batches: _Batches, part: str) -> dict[str, float]:
             raise FloatingPointError(f"the output for {part!r} of {batches.task.name} is not finite; lower lr")
     score = {"score": batches.task.evaluate(prediction, part)}
     return score | {"val_loss": batches.validation_loss(prediction)} if part == "val" else score
-
-
-def _draw_weights(model: nn.Module, seed: int) -> None:
-    """Draw the weights on the CPU and in single precision, wherever and in what precision they were before."""
-    reset = getattr(model, "reset_parameters", None)
-    if reset is None:
-        raise TypeError(f"model is a {type(model).__name__} without reset_parameters(), which draws the weights anew")
-    model.to("cpu", torch.float32)
-    with seeded(seed, 0):
-        reset()

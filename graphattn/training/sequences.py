@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.datasets.sequences import EventWindows, SequenceTask
-from graphattn.engine import Processes, Recipe, environment, peak_memory, reset_peak_memory, seeded, train
+from graphattn.engine import Processes, Recipe, reset_peak_memory, seeded, train
 from graphattn.models.event_losses import log_normal_loss, median_gap, ranking_loss
 from graphattn.models.event_sequence_model import EventSequenceModel
 from graphattn.training._advice import advice
 from graphattn.training._devices import make_fabric
 from graphattn.training._files import RunFiles
-from graphattn.training.fit import Result, _draw_weights
+from graphattn.training._run import draw_weights, summary
+from graphattn.training.fit import Result
 
 _EVALUATED = 256  # windows that are predicted at a time, if the recipe has no batches
 
@@ -128,7 +128,7 @@ def fit_sequences(
         "time_weight": time_weight,
     }
     config = json.loads(json.dumps(config))  # as it will be read from a file
-    _draw_weights(model, recipe.seed)
+    draw_weights(model, recipe.seed)
     model.center_gaps(task.elapsed("train"))
     reset_peak_memory(fabric.device)
     smaller = "lower batch_size or pass a smaller length, or take a narrower network or precision='bf16-mixed'"
@@ -152,22 +152,8 @@ def fit_sequences(
         )
         with torch.no_grad(), seeded(recipe.seed, 0, 1, device=fabric.device):
             test = Processes(fabric).first(lambda: run.evaluate("test"))
-    result = SequenceResult(
-        config={**config, "recipe": asdict(recipe), "max_minutes": max_minutes},
-        epochs=log.epochs,
-        best_epoch=log.best_epoch,
-        val=log.epochs[log.best_epoch]["score"],
-        test=test["score"],
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        stopped=log.stopped,
-        measured={
-            "seconds": sum(log.seconds),
-            "seconds_per_epoch": statistics.median(log.seconds),
-            "peak_memory_mib": peak_memory(fabric.device),
-            **environment(fabric.device),
-        },
-        test_time_error=test["val_time_error"],
-    )
+    common = summary(model, log, config, recipe, max_minutes, test["score"], fabric.device)
+    result = SequenceResult(**common, test_time_error=test["val_time_error"])
     return SequenceResult(**files.write(asdict(result)))
 
 
