@@ -1,13 +1,15 @@
-"""How the measures read arrays, and how they split what is sparse into heads."""
+"""How the measures read arrays, split what is sparse into heads, and show what targets get from inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from graphattn._optional import require
 from graphattn.affinity import SparseAffinity
 from graphattn.analysis.maps import AttentionMaps
 
@@ -41,3 +43,11 @@ def merged_edges(maps: AttentionMaps, layer: int) -> tuple[np.ndarray, np.ndarra
     pairs, place = np.unique(target * maps.num_nodes + source, return_inverse=True)
     heads = np.stack([np.bincount(place, head, minlength=pairs.size) for head in weights.T])
     return pairs % maps.num_nodes, pairs // maps.num_nodes, heads
+
+
+def frame_of_inputs(values: np.ndarray, layers: np.ndarray, targets: np.ndarray, tokens: Sequence[str]) -> Any:
+    """Return values (L, T, N) as a pandas DataFrame with one row per layer and target, and one column per input."""
+    pandas = require("pandas", "analysis")
+    index = pandas.MultiIndex.from_product([layers, targets], names=["layer", "target"])
+    columns = pandas.RangeIndex(len(tokens), name="source")
+    return pandas.DataFrame(values.reshape(len(index), -1), index=index, columns=columns)

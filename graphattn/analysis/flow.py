@@ -12,7 +12,7 @@ from networkx.algorithms.flow import edmonds_karp
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
-from graphattn._optional import require
+from graphattn.analysis._arrays import frame_of_inputs
 from graphattn.analysis.maps import AttentionMaps
 from graphattn.analysis.rollout import mixed_layer, read_targets
 
@@ -46,10 +46,7 @@ class Flow:
             >>> flow(maps).as_frame().loc[(0, 1)].tolist()
             [0.25, 0.75]
         """
-        pandas = require("pandas", "analysis")
-        index = pandas.MultiIndex.from_product([self.layers, self.targets], names=["layer", "target"])
-        columns = pandas.RangeIndex(len(self.tokens), name="source")
-        return pandas.DataFrame(self.flow.reshape(len(index), -1), index=index, columns=columns)
+        return frame_of_inputs(self.flow, self.layers, self.targets, self.tokens)
 
 
 def flow(

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from graphattn._optional import require
-from graphattn.analysis._arrays import merged_edges
+from graphattn.analysis._arrays import frame_of_inputs, merged_edges
 from graphattn.analysis.maps import AttentionMaps
 
 _FUSIONS = ("mean", "max", "min")
@@ -44,10 +43,7 @@ class Rollout:
             >>> rollout(maps).as_frame().loc[(0, 1)].tolist()
             [0.25, 0.75]
         """
-        pandas = require("pandas", "analysis")
-        index = pandas.MultiIndex.from_product([self.layers, self.targets], names=["layer", "target"])
-        columns = pandas.RangeIndex(len(self.tokens), name="source")
-        return pandas.DataFrame(self.relevance.reshape(len(index), -1), index=index, columns=columns)
+        return frame_of_inputs(self.relevance, self.layers, self.targets, self.tokens)
 
 
 def rollout(
