@@ -71,8 +71,12 @@ def measure_parts(
     measures: Mapping[str, Callable[[dict[str, Any], Path, Namespace], None]],
     write_report: Callable[[dict[str, Any], Path], str],
 ) -> dict[str, Any]:
-    """Measure the parts that are asked for, or go on with those in ``path``, and print the report."""
-    settings = {name: getattr(args, name) for name in ("threads", "repeats", "quick")}
+    """Measure the parts that are asked for, go on with those in ``path``, or only read them, and print the report."""
+    if getattr(args, "report", False):
+        results: dict[str, Any] = json.loads(path.read_text())
+        print(write_report(results, args.out))
+        return results
+    settings = {name: getattr(args, name) for name in ("threads", "repeats", "quick") if hasattr(args, name)}
     results = environment(settings, installed(*packages))
     results = load_results(path, results) if args.resume and path.exists() else results
     with use_threads(args.threads):

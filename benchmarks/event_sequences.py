@@ -13,14 +13,14 @@ Two rules without a network stand beside them. Results are written after each ru
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from _event_sequences_report import write_report
-from _results import HERE, environment, load_results, recording_failure, save, start, use_threads
+from _results import HERE, measure_parts, recording_failure, save, start
 from tqdm import tqdm
 
 from graphattn.datasets import SequenceTask, load_badges, periodic_events
@@ -96,22 +96,26 @@ def measure(task: SequenceTask, part: str, records: dict[str, Any], seed: int, k
             with recording_failure(records[name]):
                 records[name] |= train(task, part, options, seed, quick)
             keep()
+    keep()
 
 
-def measure_streams(results: dict[str, Any], keep: Keep, args: argparse.Namespace) -> None:
+def measure_streams(results: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
     """Train on streams whose best accuracy is known, with and without times."""
+    keep = partial(save, path, results)
     sizes = {"num_sequences": 20, "length": 6} if args.quick else {"num_sequences": 1000, "length": 16}
     for name, options in STREAMS.items():
-        stream = results.setdefault("streams", {}).setdefault(name, {"seeds": {}})
+        stream = results["streams"].setdefault(name, {"seeds": {}})
         for seed in range(args.seeds):
             task = periodic_events(**sizes, num_types=4, seed=seed, **options)
             stream |= {"optimum": task.optimum, "optimum_of_order": task.optimum_of_order}
             measure(task, "streams", stream["seeds"].setdefault(str(seed), {}), seed, keep, args.quick)
 
 
-def measure_badges(results: dict[str, Any], keep: Keep, args: argparse.Namespace) -> None:
+def measure_badges(results: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
     """Train on the badges, a fold of the users at a time."""
-    badges = results.setdefault("badges", {"folds": {}})
+    keep = partial(save, path, results)
+    badges = results["badges"]
+    badges.setdefault("folds", {})
     for fold in range(args.folds):
         task = periodic_events(20, 6, seed=fold) if args.quick else load_badges(args.data, fold)
         badges |= {"sequences": task.num_sequences, "events": len(task.t), "types": task.num_types}
@@ -123,18 +127,7 @@ PARTS = {"streams": measure_streams, "badges": measure_badges}
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train every network on every task and write ``event_sequences.json`` and ``.md``."""
-    path = args.out / "event_sequences.json"
-    if args.report:
-        results = json.loads(path.read_text())
-    else:
-        results = environment({"threads": args.threads, "quick": args.quick})
-        results = load_results(path, results) if args.resume and path.exists() else results
-        with use_threads(args.threads):
-            for part in args.parts:
-                PARTS[part](results, lambda: save(path, results), args)
-        save(path, results)
-    print(write_report(results, args.out))
-    return results
+    return measure_parts(args, args.out / "event_sequences.json", (), PARTS, write_report)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -23,10 +23,8 @@ import _tabular_tasks as tasks
 import torch
 from _results import (
     HERE,
-    environment,
     fresh_process,
-    installed,
-    load_results,
+    measure_parts,
     recording_failure,
     save,
     start,
@@ -135,25 +133,13 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line asks for and write ``tabular.json`` and ``tabular.md``."""
-    path = args.out / "tabular.json"
-    if args.report:
-        results = json.loads(path.read_text())
-        print(write_report(results, args.out))
-        return results
     measures = {
         "classes": measure_classes,
         "numbers": measure_numbers,
         "lookup": measure_lookup,
         "large": measure_large,
     }
-    results = environment({"threads": args.threads, "quick": args.quick}, installed(*PACKAGES))
-    results = load_results(path, results) if args.resume and path.exists() else results
-    with use_threads(args.threads):
-        for part in args.parts:
-            results.setdefault(part, {})
-            measures[part](results, path, args)
-    print(write_report(results, args.out))
-    return results
+    return measure_parts(args, args.out / "tabular.json", PACKAGES, measures, write_report)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -13,7 +13,6 @@ take it in parts, and more ``--seeds`` add to those it has. ``--report`` only wr
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,13 +123,8 @@ def measure_speed(results: dict[str, Any], path: Path, args: argparse.Namespace)
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what is asked for, or only report what was."""
-    path = args.out / "temporal.json"
-    if args.report:
-        results: dict[str, Any] = json.loads(path.read_text())
-        print(write_report(results, args.out))
-        return results
     measures = {"links": measure_links, "speed": measure_speed}
-    return measure_parts(args, path, (), measures, write_report)
+    return measure_parts(args, args.out / "temporal.json", (), measures, write_report)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
