@@ -14,7 +14,7 @@ PACKAGE = ROOT / "graphattn"
 
 _CORE = ("ops", "affinity", "diffusion", "nn")
 _NETWORKS = (*_CORE, "engine", "models")
-# What each room may import besides itself and what stands in no room (_files, _optional).
+# What each room may import besides itself and what stands in no room (_files, _names, _optional).
 FLOORS: dict[str, tuple[str, ...]] = {
     "ops": (),
     "affinity": ("ops",),
@@ -33,7 +33,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 FLOORS["cli"] = tuple(FLOORS)
 FLOORS["__main__"] = ("cli",)
 ATTIC = ("cli", "__main__")  # they may also import the names that graphattn itself gathers
-FOUNDATION = {"_files", "_optional"}
+FOUNDATION = {"_files", "_names", "_optional"}
 BACKENDS = {"reference", "csr", "scatter", "triton"}
 TOP_LEVEL = {
     "pyproject.toml",

@@ -6,7 +6,6 @@ import copy
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import torch_geometric.transforms
@@ -15,6 +14,7 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
 import graphattn.transforms
+from graphattn._names import nearest
 from graphattn.datasets._checks import check_graph
 from graphattn.datasets.events import EventTask
 from graphattn.datasets.tasks import GraphTask, Task
@@ -129,7 +129,7 @@ def make_transform(transforms: Mapping[str, Mapping[str, Any]]) -> Callable[[Dat
 
 def _make(name: str, arguments: Mapping[str, Any]) -> BaseTransform:
     if name not in _CLASSES:
-        near = get_close_matches(str(name), _CLASSES, n=1, cutoff=0.0)[0]
+        near = nearest(name, _CLASSES)
         raise ValueError(f"transforms has {name!r}, which is none of PyG or of graphattn; did you mean {near!r}?")
     try:
         json.dumps(arguments)
@@ -139,8 +139,7 @@ def _make(name: str, arguments: Mapping[str, Any]) -> BaseTransform:
     known = [key for key, parameter in signature.parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
     unknown = [key for key in arguments if key not in known]
     if unknown and len(known) == len(signature.parameters):
-        near = get_close_matches(unknown[0], known, n=1, cutoff=0.0)
-        hint = f"did you mean {near[0]!r}?" if near else "it takes none"
+        hint = f"did you mean {nearest(unknown[0], known)!r}?" if known else "it takes none"
         raise ValueError(f"{name} does not take {unknown[0]!r}; {hint}")
     try:
         signature.bind(**arguments)

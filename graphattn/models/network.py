@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torch import nn
+
+from graphattn._names import nearest
 
 _N = TypeVar("_N", bound="Network")
 
@@ -96,7 +97,7 @@ def _restored(value: Any) -> Any:
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    return f"did you mean {difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]!r}?"
+    return f"did you mean {nearest(name, known)!r}?"
 
 
 def reset(*modules: Any) -> None:

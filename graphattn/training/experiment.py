@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from graphattn._names import nearest
 from graphattn.datasets import EventTask, GraphTask, load, transform
 from graphattn.datasets.tasks import Task
 from graphattn.engine import Recipe
@@ -100,7 +100,7 @@ _TRAINING = {"num_neighbors", "eval_neighbors", "max_minutes", "consistency"}
 
 def _check_name(name: str, known: set[str], where: str) -> None:
     if name not in known:
-        near = get_close_matches(str(name), sorted(known), n=1, cutoff=0.0)[0]
+        near = nearest(name, sorted(known))
         raise ValueError(f"{where} has {name!r}, which is unknown; did you mean {near!r}?")
 
 

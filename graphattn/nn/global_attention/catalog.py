@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
+from graphattn._names import nearest
 from graphattn.nn.global_attention.infsa import InfSA
 from graphattn.nn.global_attention.linear import LinearAttention
 from graphattn.nn.global_attention.linear_infsa import LinearInfSA
@@ -64,6 +64,6 @@ def make_attention(name: str, channels: int, heads: int = 1, **options: Any) -> 
         4
     """
     if name not in ATTENTIONS:
-        near = get_close_matches(str(name), ATTENTIONS, n=1, cutoff=0.0)[0]
+        near = nearest(name, ATTENTIONS)
         raise ValueError(f"attention is {name!r}; did you mean {near!r}? Expected one of {', '.join(ATTENTIONS)}")
     return ATTENTIONS[name](channels, heads, **options)

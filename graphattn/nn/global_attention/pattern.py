@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from graphattn._names import nearest
 from graphattn.affinity import complete, expander, global_nodes, knn, random_blocks, union, window
 from graphattn.affinity.patterns import EdgeType
 from graphattn.affinity.sparse import SparseAffinity
@@ -81,7 +81,7 @@ class PatternAttention(nn.Module):
             raise ValueError(f"patterns is empty; expected at least one of {', '.join(PATTERNS)}")
         for name in patterns:
             if name not in PATTERNS:
-                near = get_close_matches(str(name), PATTERNS, n=1, cutoff=0.0)[0]
+                near = nearest(name, PATTERNS)
                 raise ValueError(f"patterns has {name!r}; did you mean {near!r}? Expected {', '.join(PATTERNS)}")
         if heads < 1 or channels % heads:
             raise ValueError(f"heads is {heads}, which does not divide channels={channels}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from graphattn._names import nearest
 from graphattn.nn.encodings.time.base import TimeEncoding
 from graphattn.nn.encodings.time.bochner import BochnerEncoding
 from graphattn.nn.encodings.time.bochner_family import FamilyBochnerEncoding
@@ -56,6 +56,6 @@ def make_time_encoding(name: str, channels: int, **options: Any) -> TimeEncoding
         MercerEncoding(6, harmonics=1, tie=True)
     """
     if name not in TIME_ENCODINGS:
-        near = get_close_matches(str(name), TIME_ENCODINGS, n=1, cutoff=0.0)[0]
+        near = nearest(name, TIME_ENCODINGS)
         raise ValueError(f"time is {name!r}; did you mean {near!r}? Expected one of {', '.join(TIME_ENCODINGS)}")
     return TIME_ENCODINGS[name](channels, **options)
