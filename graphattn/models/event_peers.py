@@ -9,10 +9,10 @@ from torch_geometric.nn import TransformerConv
 
 from graphattn.models.event_network import EventNetwork
 from graphattn.models.network import Network, reset
-from graphattn.models.temporal_net import Memory
+from graphattn.models.temporal_net import Memory, MemoryNetwork
 
 
-class TGN(EventNetwork):
+class TGN(MemoryNetwork):
     r"""Build the network of PyG's example ``tgn.py``: a memory, and one ``TransformerConv`` over the last events.
 
     Edge features are :math:`[\Phi(t_j^{-} - t_e) ; \mathbf{e}]`, where :math:`t_j^{-}` is the last update of the
@@ -58,14 +58,6 @@ class TGN(EventNetwork):
     def reset_parameters(self) -> None:
         """Draw all parameters anew and forget all events."""
         reset(self.memory, self.conv)
-
-    def reset_state(self) -> None:
-        """Forget all events."""
-        self.memory.reset_state()
-
-    def update_state(self, src: Tensor, dst: Tensor, t: Tensor, msg: Tensor | None = None) -> None:
-        """Remember events; the arguments are those of :class:`EventNetwork`."""
-        self.memory.remember(src, dst, t, msg)
 
     def forward(self, past: Data) -> Tensor:
         """Return the embeddings of the nodes of a sample.

@@ -18,7 +18,21 @@ from graphattn.nn.encodings.time import TimeEncoding
 from graphattn.nn.global_attention.padding import readable
 
 
-class TemporalNet(EventNetwork):
+class MemoryNetwork(EventNetwork):
+    """A network whose :class:`Memory` is all that it keeps of events."""
+
+    memory: Memory
+
+    def reset_state(self) -> None:
+        """Forget all events."""
+        self.memory.reset_state()
+
+    def update_state(self, src: Tensor, dst: Tensor, t: Tensor, msg: Tensor | None = None) -> None:
+        """Remember events; the arguments are those of :class:`EventNetwork`."""
+        self.memory.remember(src, dst, t, msg)
+
+
+class TemporalNet(MemoryNetwork):
     r"""Embed nodes at a time by a memory of all their events and attention over some of the last ones.
 
     .. math::
@@ -102,14 +116,6 @@ class TemporalNet(EventNetwork):
     def reset_parameters(self) -> None:
         """Draw all parameters anew and forget all events."""
         reset(self.start, self.stack, self.memory)
-
-    def reset_state(self) -> None:
-        """Forget all events."""
-        self.memory.reset_state()
-
-    def update_state(self, src: Tensor, dst: Tensor, t: Tensor, msg: Tensor | None = None) -> None:
-        """Remember events; the arguments are those of :class:`EventNetwork`."""
-        self.memory.remember(src, dst, t, msg)
 
     def forward(self, past: Data) -> Tensor:
         """Return the embeddings of the distinct pairs that a sample was asked for.
