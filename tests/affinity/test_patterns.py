@@ -31,8 +31,10 @@ from graphattn.affinity import (
     window,
 )
 from graphattn.nn import AttentionConv
+from graphattn.ops import edge_attention
 from tests.budget import assert_within_budget
 
+EPS = torch.finfo(torch.float64).eps
 # The package has a function of the module's name.
 EXPANDER: Any = sys.modules[expander.__module__]
 
@@ -405,6 +407,60 @@ def test_window_is_that_of_longformer() -> None:
     truth = F.scaled_dot_product_attention(q, k, v, dense).transpose(0, 1).flatten(1)
     # Their softmax is one of float32.
     torch.testing.assert_close(out[0], truth, rtol=0, atol=16 * torch.finfo(torch.float32).eps * v.abs().max().item())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_window_is_that_of_local_attention(causal: bool) -> None:
+    """As many neighbours on either side as the released windows are wide, or before."""
+    theirs = pytest.importorskip("local_attention", reason="local-attention is not installed to compare with")
+    size, width, heads, channels = 18, 3, 2, 4
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(size, heads, channels, dtype=torch.float64) for _ in range(3))
+    layer = theirs.LocalAttention(
+        width, causal=causal, look_forward=0 if causal else 1, exact_windowsize=True, use_rotary_pos_emb=False
+    )
+    expected = layer(*(x.transpose(0, 1).unsqueeze(0) for x in (q, k, v)))[0].transpose(0, 1)
+    found = edge_attention(q, k, v, window(size, width, causal=causal))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e3 * EPS * float(v.abs().max()))
+
+
+def test_blocks_are_those_of_bigbird() -> None:
+    """A layer over the pairs that the released BigBird says it draws on: its blocks, ours as edges."""
+    reason = "the released BigBird is compared where transformers is installed"
+    modeling = pytest.importorskip("transformers.models.big_bird.modeling_big_bird", reason=reason)
+    transformers = pytest.importorskip("transformers", reason=reason)
+    block, blocks, channels = 2, 12, 4
+    size = block * blocks
+    config = transformers.BigBirdConfig(
+        hidden_size=channels, num_attention_heads=1, block_size=block, num_random_blocks=1,
+        max_position_embeddings=size, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = modeling.BigBirdBlockSparseAttention(config, seed=3).double()  # draws blocks in training alone
+    theirs.requires_grad_(False)
+    drawn: list[np.ndarray] = []
+    draw = theirs._bigbird_block_rand_mask_with_head
+
+    def keep(*args: Any, **options: Any) -> Any:
+        drawn.extend(draw(*args, **options))
+        return drawn
+
+    theirs._bigbird_block_rand_mask_with_head = keep
+    masks = modeling.BigBirdModel.create_masks_for_block_sparse_attn(torch.ones(1, size).double(), block)
+    x = torch.randn(1, size, channels, dtype=torch.float64)
+    blocked, band, start, end = masks
+    expected = theirs(x, band, start, end, blocked, blocked)[0][0]
+
+    near = window(blocks, 1).to_dense().matrix.bool()
+    ends = global_nodes(blocks, [0, blocks - 1]).to_dense().matrix.bool()
+    seen = near | ends
+    for row, chosen in enumerate(drawn[0], start=1):
+        seen[row, torch.as_tensor(chosen).long()] = True
+    pairs = seen.repeat_interleave(block, 0).repeat_interleave(block, 1)
+    A = Affinity.from_edge_index(pairs.T.nonzero().T, num_nodes=size)
+    q, k, v = (lin(x[0]).unsqueeze(1) for lin in (theirs.query, theirs.key, theirs.value))
+    found = edge_attention(q, k, v, A).flatten(1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e3 * EPS * v.abs().max().item())
 
 
 def test_edge_types_become_edge_features() -> None:
