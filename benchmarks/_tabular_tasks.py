@@ -11,20 +11,22 @@ import numpy as np
 from _tabular_lookup import Split, TaughtLookup
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_iris, make_circles, make_moons
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsRegressor
-from sklearn.neural_network import MLPRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from graphattn.tabular import NPTClassifier, NPTRegressor, OTClassifier
 
 OURS = "NPT"
 TAUGHT = "NPT, taught on other tables"
+TRANSPORT = "optimal transport"
 TEACHING_STEPS, QUICK_TEACHING_STEPS = 1500, 5
 FOLDS, QUICK_FOLDS = 10, 2
 SPLITS, QUICK_SPLITS = 5, 1
@@ -52,8 +54,18 @@ def breast_cancer(quick: bool) -> list[Split]:
     X, y = load_breast_cancer(return_X_y=True)
     if quick:
         X, y = X[::6, :4], y[::6]
-    folds = StratifiedKFold(QUICK_FOLDS if quick else FOLDS, shuffle=True, random_state=0).split(X, y)
-    return [Split(X[train], y[train], X[test], y[test]) for train, test in folds]
+    return _folds(X, y, quick)
+
+
+def shapes(quick: bool) -> dict[str, list[Split]]:
+    """Return the folds of two sets of points that no line divides, and of the irises."""
+    rows = 40 if quick else 500
+    sets = {
+        "moons": make_moons(rows, noise=0.3, random_state=0),
+        "circles": make_circles(rows, noise=0.2, factor=0.5, random_state=0),
+        "iris": load_iris(return_X_y=True),
+    }
+    return {name: _folds(X, y, quick) for name, (X, y) in sets.items()}
 
 
 def regression(folder: Path, number: int) -> Split:
@@ -80,7 +92,17 @@ def classifiers(quick: bool, seed: int) -> dict[str, BaseEstimator]:
         OURS: NPTClassifier(**(_QUICK if quick else _OPTIONS), random_state=seed),
         "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         "gradient boosting": HistGradientBoostingClassifier(random_state=seed),
-        "optimal transport": OTClassifier(random_state=seed),
+        TRANSPORT: OTClassifier(random_state=seed),
+    }
+
+
+def shape_classifiers(quick: bool, seed: int) -> dict[str, BaseEstimator]:
+    """Return the classifier by optimal transport and what scikit-learn has for such sets, each as it comes."""
+    mlp = MLPClassifier(max_iter=50 if quick else 2000, random_state=seed)
+    return {
+        TRANSPORT: OTClassifier(steps=50 if quick else 500, random_state=seed),
+        "SVM": make_pipeline(StandardScaler(), SVC()),
+        "MLP": make_pipeline(StandardScaler(), mlp),
     }
 
 
@@ -126,6 +148,14 @@ def classify(model: BaseEstimator, split: Split, seed: int) -> dict[str, float]:
     return {"seconds": seconds, **scores}
 
 
+def count_right(model: BaseEstimator, split: Split, seed: int) -> dict[str, float]:
+    """Fit a classifier of any number of classes, and score what it says the class is."""
+    start = time.perf_counter()
+    model.fit(split.X, split.y)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "accuracy": float(accuracy_score(split.y_test, model.predict(split.X_test)))}
+
+
 def regress(model: BaseEstimator, split: Split, seed: int) -> dict[str, float]:
     """Fit and score a regressor."""
     start = time.perf_counter()
@@ -142,6 +172,11 @@ def corrupted(model: Any, seed: int) -> Any:
     """Shuffle every column of the rows that predictions look at, each on its own, so that they say nothing any more."""
     model.table_ = np.random.default_rng(seed).permuted(model.table_, axis=0)
     return model
+
+
+def _folds(X: np.ndarray, y: np.ndarray, quick: bool) -> list[Split]:
+    folds = StratifiedKFold(QUICK_FOLDS if quick else FOLDS, shuffle=True, random_state=0).split(X, y)
+    return [Split(X[train], y[train], X[test], y[test]) for train, test in folds]
 
 
 def _class_scores(model: BaseEstimator, split: Split) -> dict[str, float]:

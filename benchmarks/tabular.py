@@ -1,5 +1,7 @@
 """Attention between the rows of a table: classes, numbers, a task that needs other rows, and a large table.
 
+The other estimator of tables, ``OTClassifier``, is measured on small sets beside what scikit-learn has.
+
     python benchmarks/tabular.py --data FOLDER --threads 1
 
 ``--data`` is a folder of the regression sets (``concrete``, ``yacht``, ``bostonHousing``, ``energy``) with
@@ -36,7 +38,7 @@ from tqdm import tqdm
 
 from graphattn.engine import peak_memory
 
-PARTS = ("classes", "numbers", "lookup", "large")
+PARTS = ("classes", "transport", "numbers", "lookup", "large")
 PACKAGES = ("scipy", "scikit-learn", "POT")
 LARGE_KINDS = ("nearest rows", "chunks")
 TIME_LIMIT = 3600  # seconds of the large table in its fresh process
@@ -49,6 +51,14 @@ def measure_classes(results: dict[str, Any], path: Path, args: argparse.Namespac
     record = results["classes"].setdefault("breast cancer", {})
     for number, split in enumerate(tqdm(tasks.breast_cancer(args.quick), desc="folds")):
         _measure_split(record, number, tasks.classifiers, tasks.classify, split, results, path, args)
+
+
+def measure_transport(results: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
+    """Score the classifier by optimal transport beside others on every fold that is not in the results yet."""
+    for name, splits in tqdm(tasks.shapes(args.quick).items(), desc="shapes"):
+        record = results["transport"].setdefault(name, {})
+        for number, split in enumerate(splits):
+            _measure_split(record, number, tasks.shape_classifiers, tasks.count_right, split, results, path, args)
 
 
 def measure_numbers(results: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
@@ -135,6 +145,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line asks for and write ``tabular.json`` and ``tabular.md``."""
     measures = {
         "classes": measure_classes,
+        "transport": measure_transport,
         "numbers": measure_numbers,
         "lookup": measure_lookup,
         "large": measure_large,

@@ -111,6 +111,7 @@ class TemporalSampler:
             TypeError: If the times have another dtype than those of the events.
         """
         self._check(nodes, time)
+        time = time.contiguous()  # one time for all nodes may be an expanded one, of which a search would warn
         # A row is one number, node * width + code; the code of a time is its place among those of the events, and
         # behind them for times at which nothing has happened.
         place = torch.searchsorted(self._times, time)

@@ -41,12 +41,12 @@ def test_a_quick_run_measures_every_part_and_goes_on(
     benchmark: ModuleType, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [*QUICK, "--data", str(data), "--out", str(tmp_path)]
-    benchmark.main([*command, "--parts", "classes", "numbers", "lookup"])
+    benchmark.main([*command, "--parts", "classes", "transport", "numbers", "lookup"])
     results = json.loads((tmp_path / "tabular.json").read_text())
     assert str(FOLDER.parent) not in json.dumps(results)
     assert set(results["numbers"]) == {"yacht", "energy"}
     assert set(results["classes"]["breast cancer"]["NPT"]["splits"]) == {"0", "1"}
-    for part in ("classes", "numbers", "lookup"):
+    for part in ("classes", "transport", "numbers", "lookup"):
         for record in results[part].values():
             for entry in record.values():
                 assert entry["status"] == "ok", entry
@@ -55,6 +55,9 @@ def test_a_quick_run_measures_every_part_and_goes_on(
     assert text in capsys.readouterr().out
     assert "A quick run on tiny tables" in text
     assert "concrete" not in text
+
+    assert set(results["transport"]) == {"moons", "circles", "iris"}
+    assert "optimal transport - SVM, fold by fold: accuracy " in text
 
     # What is there is not measured again.
     first = results["lookup"]["plain"]["NPT"]["splits"]["0"]
@@ -68,6 +71,27 @@ def test_a_quick_run_measures_every_part_and_goes_on(
     (tmp_path / "tabular.md").unlink()
     benchmark.main(["--report", "--out", str(tmp_path)])
     assert "## Lookup" in (tmp_path / "tabular.md").read_text()
+
+
+def test_results_without_a_part_get_it_and_keep_the_others(benchmark: ModuleType, tmp_path: Path) -> None:
+    command = [*QUICK, "--out", str(tmp_path), "--parts"]
+    benchmark.main([*command, "transport"])
+    results = json.loads((tmp_path / "tabular.json").read_text())
+    transport = results.pop("transport")
+    results["large"] = {"chunks": {"status": "failed", "reason": "no room"}}
+    (tmp_path / "tabular.json").write_text(json.dumps(results))
+    benchmark.main(["--report", "--out", str(tmp_path)])
+    assert "by optimal transport" not in (tmp_path / "tabular.md").read_text()
+    benchmark.main([*command, "transport", "--resume"])
+    resumed = json.loads((tmp_path / "tabular.json").read_text())
+    for name, record in transport.items():
+        for method, entry in record.items():
+            for fold, scores in entry["splits"].items():
+                assert resumed["transport"][name][method]["splits"][fold]["accuracy"] == scores["accuracy"]
+    assert resumed["large"] == results["large"]
+    text = (tmp_path / "tabular.md").read_text()
+    assert "## Classes by optimal transport" in text
+    assert "failed: no room" in text
 
 
 @pytest.mark.slow
@@ -107,6 +131,19 @@ def test_lookup_rows_come_in_pairs(benchmark: ModuleType, shift: float, features
         assert target == pytest.approx(split.y[place] + shift)
         assert (split.X[place, -1], row[-1]) == (0, 1)
     assert len(set(keys)) == 16
+
+
+def test_shapes_are_cut_into_folds(benchmark: ModuleType) -> None:
+    found = benchmark.tasks.shapes(quick=False)
+    assert {name: (len(splits), len(splits[0].X) + len(splits[0].X_test)) for name, splits in found.items()} == {
+        "moons": (10, 500),
+        "circles": (10, 500),
+        "iris": (10, 150),
+    }
+    for splits in found.values():
+        tested = np.vstack([split.X_test for split in splits])
+        everything = np.vstack([splits[0].X, splits[0].X_test])
+        np.testing.assert_array_equal(np.sort(tested, axis=0), np.sort(everything, axis=0))
 
 
 def test_regression_splits_are_the_files(benchmark: ModuleType, data: Path) -> None:

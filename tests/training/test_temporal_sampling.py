@@ -171,6 +171,12 @@ def test_a_batch_is_its_rows(strategy: str) -> None:
     assert edges_of(sampler.sample(nodes[order], time[order])) == whole
 
 
+def test_one_time_may_stand_for_all_nodes() -> None:
+    sampler, nodes = TemporalSampler(random_events(), [2], num_nodes=NODES), torch.arange(NODES)
+    found = sampler.sample(nodes, torch.tensor(20).expand(NODES))
+    assert torch.equal(found.e_id, sampler.sample(nodes, torch.full((NODES,), 20)).e_id)
+
+
 def test_order_of_the_events_does_not_matter() -> None:
     events, (nodes, time) = random_events(), seeds()
     events.t = torch.randperm(EVENTS, generator=generator(2))
@@ -230,6 +236,16 @@ def test_compat_leaves_the_last_event_out(strategy: str) -> None:
             everything = past(events, node, math.inf)
             count = released_bound(events.t[[event for event, _ in everything]].numpy(), time)
             assert {(event, other) for i, _, event, other in found if i == node} == set(everything[:count])
+
+
+def test_compat_of_few_events() -> None:
+    """Of times 1, 2, 3 before 10 the released search finds 1 and 2; of a single event none."""
+    none_missing = TemporalData(src=torch.tensor([0, 0, 0, 3]), dst=torch.tensor([1, 2, 1, 4]), t=torch.arange(1, 5))
+    for compat, times, lone in (("tgat", {1, 2}, 0), (None, {1, 2, 3}, 1)):
+        sampler = TemporalSampler(none_missing, [-1], compat=compat)
+        batch = sampler.sample(torch.tensor([0]), torch.tensor([10]))
+        assert set((10 - batch.edge_time).tolist()) == times
+        assert sampler.sample(torch.tensor([3]), torch.tensor([10])).num_edges == lone
 
 
 def test_nodes_without_a_past() -> None:
