@@ -15,12 +15,13 @@ from graphattn.datasets.metrics import LOWER_IS_BETTER
 _HEADER = ("model", "test", "validation", "parameters", "s a run", "ms an epoch", "peak MiB", "seeds", "failed")
 _COLUMNS = (
     *("dataset", "split", "metric", "model", "seeds", "test_mean", "test_std", "val_mean", "val_std"),
-    *("parameters", "seconds", "seconds_per_epoch", "peak_memory_mib", "failed"),
+    *("inductive_mean", "inductive_std", "parameters", "seconds", "seconds_per_epoch", "peak_memory_mib", "failed"),
 )
 _ABOUT = (
     "Mean ± unbiased standard deviation over seeds of the test score at the epoch that validates best; "
     "the best mean is bold."
 )
+_INDUCTIVE = " Inductive: the score of those test events that have a node which training has not seen."
 
 
 def write_report(folder: Path, tables: list[Table]) -> list[Path]:
@@ -52,8 +53,11 @@ def _document(tables: list[Table]) -> list[str]:
 def as_markdown(table: Table) -> str:
     """Return a table with its heading, the comparison with the best peer, and what failed."""
     unit = " in %" if table.higher_is_better else ", lower is better"
-    lines = [f"## {table.dataset}", "", f"Split {table.split}; {table.metric}{unit}; {_seeds(table.splits)}.", ""]
-    lines += _aligned([_HEADER, *(_cells(row, table, row is table.rows[0]) for row in table.rows)])
+    inductive = any(row.mean("inductive") is not None for row in table.rows)
+    about = f"Split {table.split}; {table.metric}{unit}; {_seeds(table.splits)}.{_INDUCTIVE * inductive}"
+    lines = [f"## {table.dataset}", "", about, ""]
+    header = (*_HEADER[:2], "inductive", *_HEADER[2:]) if inductive else _HEADER
+    lines += _aligned([header, *(_cells(row, table, row is table.rows[0], inductive) for row in table.rows)])
     comparison = _compared(table)
     if comparison:
         lines += ["", comparison]
@@ -76,12 +80,13 @@ def _seeds(seeds: Iterable[int]) -> str:
     return f"seeds {', '.join(map(str, seeds))}"
 
 
-def _cells(row: Row, table: Table, best: bool) -> tuple[str, ...]:
+def _cells(row: Row, table: Table, best: bool, inductive: bool) -> tuple[str, ...]:
     test = _score(row, "test", table)
     epoch = row.mean("epoch_seconds")
     return (
         row.model,
         f"**{test}**" if best and row.runs else test,
+        *([_score(row, "inductive", table)] if inductive else []),
         _score(row, "val", table),
         _plain(row.most("parameters"), 0),
         _plain(row.mean("seconds"), 1),
@@ -142,7 +147,7 @@ def _as_csv(tables: list[Table]) -> str:
     lines.writerow(_COLUMNS)
     for table in tables:
         for row in table.rows:
-            scores = [row.mean("test"), row.std("test"), row.mean("val"), row.std("val")]
+            scores = [part for name in ("test", "val", "inductive") for part in (row.mean(name), row.std(name))]
             costs = [row.most("parameters"), row.mean("seconds"), row.mean("epoch_seconds"), row.most("memory_mib")]
             names = [table.dataset, table.split, table.metric, row.model]
             lines.writerow([*names, len(row.runs), *scores, *costs, len(row.failed)])

@@ -30,6 +30,7 @@ class Run:
     val: float = math.nan
     test: float = math.nan
     parameters: int = 0
+    inductive: float | None = None  # of events whose nodes the training has not seen
     seconds: float | None = None
     epoch_seconds: float | None = None
     memory_mib: float | None = None
@@ -148,6 +149,7 @@ def read_run(path: Path) -> Run:
         val,
         test,
         int(content["parameters"]),
+        inductive=_number(content.get("inductive")),
         seconds=_number(measured["seconds"]),
         epoch_seconds=_number(measured["seconds_per_epoch"]),
         memory_mib=_number(measured["peak_memory_mib"]),

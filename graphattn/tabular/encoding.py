@@ -17,7 +17,7 @@ class TableEncoder(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Encode the columns of a table, continuous or categorical, with missing values, one by one.
 
     A continuous column is shifted and scaled to mean 0 and deviation 1 over its known values; one that is constant is
-    shifted only. A category becomes its place among the sorted categories seen by :meth:`fit`. Missing values (None,
+    shifted only, and one that all but is, with a deviation below 1e-8 of its largest value or of 1, is scaled by that. A category becomes its place among the sorted categories seen by :meth:`fit`. Missing values (None,
     NaN, ``pandas.NA``) become NaN. A column without any known value says nothing, and stays NaN whatever comes later.
 
     Args:
@@ -78,7 +78,8 @@ class TableEncoder(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.categories_.append(None)
             if values.size:
                 values = self._numbers(values, column)
-                self.mean_[column], self.scale_[column] = _moments(values)
+                self.mean_[column], scale = moments(values)
+                self.scale_[column] = max(scale, _SMALLEST_SCALE * min(1.0, float(np.abs(values).max())))
         sizes = [0 if labels is None else labels.size for labels in self.categories_]
         self.num_categories_ = np.array(sizes)
         # An array of the columns that fit has known nothing about.
@@ -225,8 +226,9 @@ def _sorted(values: np.ndarray, name: str) -> np.ndarray:
         ) from None
 
 
-def _moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and deviation; of a constant column its value, which leaves exact zeros, and 1."""
+def moments(values: np.ndarray) -> tuple[float, float]:
+    """Return mean and deviation; of a constant column its value, which leaves exact zeros, and 1."""
     if values.min() == values.max():
         return float(values[0]), 1.0
-    return float(values.mean()), max(float(values.std()), _SMALLEST_SCALE)
+    unit = 2.0 ** (np.frexp(np.abs(values).max())[1] - 1)  # of which the squares neither overflow nor vanish
+    return float((values / unit).mean() * unit), float((values / unit).std() * unit)

@@ -13,6 +13,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from graphattn.affinity import Affinity
 from graphattn.tabular._npt_base import NPTBase
+from graphattn.tabular.encoding import moments
 
 _ARGUMENTS = r"""
     Args:
@@ -172,10 +173,7 @@ class NPTRegressor(RegressorMixin, NPTBase):
         y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
         self._single_target = y.ndim == 1
         y = y.reshape(len(y), -1)
-        self.y_mean_, self.y_scale_ = y.mean(axis=0), y.std(axis=0)
-        # A constant target has no scale, and rounding must not make one.
-        constant = y.min(axis=0) == y.max(axis=0)
-        self.y_mean_[constant], self.y_scale_[constant] = y[0, constant], 1.0
+        self.y_mean_, self.y_scale_ = np.array([moments(column) for column in y.T]).T
         self._fit(X, (y - self.y_mean_) / self.y_scale_, [0] * y.shape[1], rows)
         return self
 

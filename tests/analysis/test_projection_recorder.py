@@ -234,16 +234,17 @@ def test_a_layer_that_returns_no_tensor() -> None:
         ProjectionRecorder(net, net[1], {"input": torch.randn(2, 3)}).record()
 
 
-def test_attention_learns_a_nearly_optimal_map_by_a_detour() -> None:
+@pytest.mark.parametrize("classes", [2, 3])
+def test_attention_learns_a_nearly_optimal_map_by_a_detour(classes: int) -> None:
     class Classifier(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.attention, self.head = AttentionConv(2, 8), nn.Linear(8, 3)
+            self.attention, self.head = AttentionConv(2, 8), nn.Linear(8, classes)
 
         def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
             return self.head(self.attention(x, edge_index))
 
-    X, y = make_blobs(45, centers=3, cluster_std=1.5, random_state=0)
+    X, y = make_blobs(45, centers=classes, cluster_std=1.5, random_state=0)
     x, target = torch.from_numpy((X - X.mean(0)) / X.std(0)).float(), torch.from_numpy(y)
     edge_index = torch.cartesian_prod(torch.arange(45), torch.arange(45)).T
     net = Classifier()

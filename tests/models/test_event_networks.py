@@ -444,6 +444,11 @@ def test_samples_that_do_not_fit() -> None:
     past.x = torch.ones(len(past.n_id), 2)
     with pytest.raises(ValueError, match="x of the nodes has 2 columns, but in_channels is 0"):
         net(past)
+    for wide in (TGAT(5, HIDDEN, OUT, 2), TemporalNet(NODES, 5, HIDDEN, OUT, 2)):
+        del past.x
+        with pytest.raises(ValueError, match="x of the nodes has 0 columns, but in_channels is 5; make the network for"):
+            wide(past)
+        past.x = torch.ones(len(past.n_id), 2)
     small = TemporalNet(3, 0, HIDDEN, OUT)
     with pytest.raises(ValueError, match="n_id has node 8, but num_nodes is 3"):
         small(TemporalSampler(events, [3], num_nodes=NODES).sample(torch.tensor([8]), times[:1]))

@@ -164,6 +164,38 @@ def test_saint_attends_between_attributes_first() -> None:
     assert [layer.between for layer in network(compat="npt").layers] == ["datapoints", "attributes"] * 2
 
 
+@pytest.mark.parametrize("depth", [2, 6])
+def test_saint_is_its_layers_written_out(depth: int) -> None:
+    """Columns and then rows, in turn: LN, then attention or a gated perceptron, added to what LN has made."""
+    torch.manual_seed(0)
+    model = NonParametricTransformer(CATEGORIES, E, depth, 2, compat="saint").double().eval()
+    x, hidden = table()
+    z = model._embed(x, hidden)
+    for number, layer in enumerate(model.layers):
+        over_rows = number % 2 == 1
+        z = z.flatten(1).unsqueeze(0) if over_rows else z
+        u, head = layer.norm1(z), 64 if over_rows else 16
+        q, k, v = (
+            part.unflatten(-1, (2, head)).transpose(1, 2)
+            for part in torch.cat([layer.lin_q(u), layer.lin_kv(u)], dim=-1).chunk(3, dim=-1)
+        )
+        weights = (torch.einsum("bhid,bhjd->bhij", q, k) * head**-0.5).softmax(-1)
+        gathered = torch.einsum("bhij,bhjd->bhid", weights, v).transpose(1, 2).flatten(2)
+        u = layer.norm2(layer.lin_out(gathered) + u)
+        value, gate = layer.mlp.lin1(u).chunk(2, dim=-1)
+        z = layer.mlp.lin2(value * torch.nn.functional.gelu(gate)) + u
+        z = z[0].unflatten(1, (D, E)) if over_rows else z
+    close([model.encode(x, hidden)], [z])
+
+
+def test_the_base_network_is_the_published_one() -> None:
+    model = NonParametricTransformer([0, 0])
+    assert (len(model.layers), model.channels, model.dropout) == (8, 64, 0.1)
+    assert [layer.between for layer in model.layers] == ["datapoints", "attributes"] * 4
+    assert {(layer.heads, layer.attention_dropout) for layer in model.layers} == {(8, 0.1)}
+    assert model.layers[0].flat
+
+
 def test_decode_gives_single_columns() -> None:
     model, (x, hidden) = network(), table()
     h = model.encode(x, hidden, complete(N))

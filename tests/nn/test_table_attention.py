@@ -13,6 +13,7 @@ from torch_geometric.nn import TransformerConv
 
 from graphattn.affinity import SparseAffinity, complete
 from graphattn.nn.table_attention import TableAttention, attribute_pairs, datapoint_pairs
+from tests.nn.cases import largest_saved
 
 N, D, E, H = 6, 3, 8, 2
 EPS = torch.finfo(torch.float64).eps
@@ -109,6 +110,21 @@ def test_an_affinity_between_rows_takes_the_place_of_all_pairs(width: str, compa
     expected = dense(block, h, "datapoints", width, compat, prior.log())
     close(block(h, rows), expected)
     close(block(h, rows, chunk=2), expected)
+
+
+@pytest.mark.parametrize("compat", [None, "npt", "saint"])
+def test_constants_are_the_published_ones(compat: str | None) -> None:
+    block = layer("datapoints", compat=compat)
+    assert block.norm1.eps == block.norm2.eps == (1e-5 if compat == "saint" else 1e-12)
+    assert block.mlp.lin1.out_features == D * E * (8 if compat == "saint" else 4)
+    assert (block.lin_q.bias is None) == (compat == "saint")
+
+
+@pytest.mark.parametrize("width", ["full", "shared"])
+def test_all_pairs_are_never_kept(width: str) -> None:
+    """The backward pass of 600 rows keeps no number for each pair: all pairs run fused."""
+    block, h = layer("datapoints", width), cells(600)
+    assert largest_saved(lambda: block(h)) <= 600 * 4 * D * E < 600 * 600
 
 
 @pytest.mark.parametrize(("between", "width"), VIEWS[1:])

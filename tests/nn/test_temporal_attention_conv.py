@@ -157,6 +157,18 @@ def test_is_the_released_layer(mode: str) -> None:
     torch.testing.assert_close(alone, found[2:], rtol=0, atol=1024 * EPS * expected.abs().max().item())
 
 
+def test_initial_weights_are_of_xavier() -> None:
+    """Normal numbers of variance 2 / (rows + columns) where the paper has them; the mean of squares is that."""
+    conv = TemporalAttentionConv(40, 30, TGATEncoding(20), heads=2)
+    for linear in (conv.lin_out, conv.merge[0], conv.merge[2]):
+        rows, columns = linear.weight.shape
+        expected = 2 / (rows + columns)
+        error = 4 * math.sqrt(2 / linear.weight.numel())
+        assert linear.weight.square().mean().item() == pytest.approx(expected, rel=error)
+    assert conv.lin_query.bias is conv.lin_key.bias is conv.lin_value.bias is None
+    assert (conv.heads, conv.dropout) == (2, 0.1)
+
+
 def test_one_event_has_weight_1() -> None:
     conv = make()
     x, edge_attr = torch.randn(2, WIDTH).double(), torch.randn(1, EDGE_DIM).double()

@@ -59,6 +59,26 @@ def test_constant_and_unknown_columns_stay_tame_at_predict_time() -> None:
     assert_array_equal(encoder.transform(np.array([[1e9 + 1.1, 5.0]])), [[1.0, nan]])
 
 
+def test_a_column_that_hardly_varies_is_not_blown_up() -> None:
+    rows = np.array([[5.0], [5.0 + 1e-14]])
+    encoder = TableEncoder().fit(rows)
+    assert_array_equal(encoder.scale_, [1e-8])
+    assert np.abs(encoder.transform(rows)).max() < 1e-5
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-12, 1e12, 1e200])
+def test_columns_may_be_of_any_unit(unit: float) -> None:
+    values = np.array([[1.0], [3.0], [8.0]])
+    expected = TableEncoder().fit_transform(values)
+    np.testing.assert_allclose(TableEncoder().fit_transform(unit * values), expected, rtol=1e-14)
+
+
+def test_tables_in_which_nothing_is_known() -> None:
+    encoder = TableEncoder().fit(np.full((3, 2), None, dtype=object))
+    assert np.isnan(encoder.transform(np.array([["a", 7.0], [None, nan]], dtype=object))).all()
+    assert encoder.num_categories_.tolist() == [0, 0]
+
+
 def test_unseen_categories() -> None:
     rows = np.array([["a", 1.0], ["c", 2.0]], dtype=object)
     other = np.array([["b", 1.0]], dtype=object)

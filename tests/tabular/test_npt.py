@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_classification
 
 from graphattn.affinity import SparseAffinity, complete
-from graphattn.tabular import NPTClassifier, NPTRegressor
+from graphattn.tabular import NPTClassifier, NPTRegressor, _npt_base
 from graphattn.tabular._inter_row import coordinates, nearest_rows, part, row_chunks, with_loops, with_queries
 
 TINY: dict[str, Any] = {"channels": 8, "depth": 2, "heads": 2, "max_iter": 10, "random_state": 0}
@@ -77,6 +77,46 @@ def test_the_target_of_a_row_to_predict_is_hidden_from_it() -> None:
     assert torch.equal(found, expected)
 
 
+def test_targets_of_rows_held_out_are_never_shown_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), np.arange(40) - 19.5  # whose mean and deviation have no roundings
+    held_out: list[np.ndarray] = []
+    choose = _npt_base._hold_out
+
+    def spy(*args: Any) -> torch.Tensor:
+        found = choose(*args)
+        held_out.append(found.numpy())
+        return found
+
+    monkeypatch.setattr(_npt_base, "_hold_out", spy)
+    model = NPTRegressor(**{**TINY, "max_iter": 40}).fit(X, y)
+    (rows,) = held_out
+    assert rows.sum() == 6
+    other = y.copy()
+    other[rows] = np.roll(y[rows], 1)
+    again = NPTRegressor(**{**TINY, "max_iter": 40}).fit(X, other)
+    for ours, theirs in zip(model.log_.epochs, again.log_.epochs, strict=True):
+        assert ours["loss"] == theirs["loss"]
+    assert [epoch["score"] for epoch in model.log_.epochs] != [epoch["score"] for epoch in again.log_.epochs]
+
+
+def test_entries_of_gradients_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = classes()
+    largest: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        largest.append(max(grad.abs().max().item() for grad in grads))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    monkeypatch.setattr(_npt_base, "_CLIP_VALUE", 1e-3)
+    model = NPTClassifier(**TINY).fit(X, y)
+    assert max(largest) == pytest.approx(1e-3)
+    assert not any(p._backward_hooks for p in model.model_.parameters())
+
+
 @pytest.mark.parametrize("options", [{}, {"n_neighbors": 3}, {"early_stopping": False}, {"chunk_size": 8}])
 def test_a_seed_fixes_the_result_and_leaves_torch_alone(options: dict[str, Any]) -> None:
     X, y = classes()
@@ -125,6 +165,23 @@ def test_several_targets_and_constant_ones() -> None:
     assert np.abs(found[:, 1] - targets[:, 1]).max() < 2  # in units of one, not of the rounding of its mean
     assert model.predict(X[:3]).shape == (3, 3)
     assert NPTRegressor(**TINY).fit(X, targets[:, 0]).predict(X).shape == (40,)
+
+
+def test_targets_of_any_size() -> None:
+    X, y = classes()
+    for size in (1e-200, 1e-9, 1e9, 1e200):
+        found = NPTRegressor(**TINY).fit(X, size * y).predict(X)
+        assert np.isfinite(found).all()
+        assert np.abs(found).max() < 10 * size * y.max()
+
+
+@pytest.mark.parametrize("estimator", [NPTClassifier, NPTRegressor])
+def test_tables_in_which_nothing_is_known(estimator: Any) -> None:
+    """What is left is the share of each class, or the mean of the targets."""
+    X, y = np.full((40, 2), np.nan), np.arange(40) % 4 == 0
+    model = estimator(**{**TINY, "max_iter": 200, "learning_rate": 2e-2, "early_stopping": False}).fit(X, y)
+    found = model.predict_proba(X[:5])[:, 1] if estimator is NPTClassifier else model.predict(X[:5])
+    assert_allclose(found, 0.25, atol=0.1)
 
 
 def test_a_step_trains_and_the_best_weights_are_kept() -> None:

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn import config_context
+from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from graphattn.tabular import NPTClassifier, NPTRegressor
+from graphattn.tabular import NPTClassifier, NPTRegressor, TableEncoder
 
 # As small as the checks allow that ask for a score.
 SMALL: dict[str, Any] = {"channels": 8, "depth": 2, "heads": 2, "max_iter": 60, "learning_rate": 1e-2}
@@ -38,6 +40,21 @@ def test_pipelines_and_searches() -> None:
     search = GridSearchCV(NPTRegressor(**SMALL, random_state=0), {"p_target": [0.5, 1.0]}, cv=2)
     search.fit(X[::3, :3], X[::3, 3])
     assert search.best_params_["p_target"] in (0.5, 1.0)
+
+
+def test_data_frames_of_steps_before_are_read() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    model = make_pipeline(StandardScaler(), NPTClassifier(**SMALL, random_state=0))
+    plain = clone(model).fit(X[::3], y[::3])
+    framed = clone(model).set_output(transform="pandas").fit(X[::3], y[::3])
+    assert framed[-1].feature_names_in_.tolist() == X.columns.tolist()
+    expected = plain.predict_proba(X[1::3])
+    np.testing.assert_array_equal(framed.predict_proba(X[1::3]), expected)
+    with config_context(transform_output="pandas"):
+        inside = clone(model).fit(X[::3], y[::3])
+        np.testing.assert_array_equal(inside.predict_proba(X[1::3]), expected)
+        assert isinstance(TableEncoder().fit_transform(X), pandas.DataFrame)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, object])

@@ -52,6 +52,14 @@ def test_centers_are_a_regular_simplex(classes: int, features: int) -> None:
     assert model.predict_proba(X).shape == (20, classes)
 
 
+def test_the_perceptron_is_the_one_described() -> None:
+    model = OTClassifier(steps=1, random_state=0).fit(*blobs(20))
+    layers = [layer for layer in model.network_ if isinstance(layer, torch.nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [(2, 64), (64, 64), (64, 2)]
+    defaults = OTClassifier().get_params()
+    assert (defaults["steps"], defaults["lr"], defaults["reg"], defaults["joint"]) == (500, 1e-3, 0.0, False)
+
+
 def test_dummies_are_gaussian() -> None:
     pytest.importorskip("ot", reason="POT is not installed")
     model = fitted(*blobs(40), dummies=4000)

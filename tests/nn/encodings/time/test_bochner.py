@@ -16,7 +16,7 @@ from graphattn.nn.encodings.time import (
     NormalBochnerEncoding,
     RandomBochnerEncoding,
 )
-from tests.nn.encodings.time.cases import CHANNELS, EPS, XU2019, generator
+from tests.nn.encodings.time.cases import CHANNELS, EPS, INVARIANT, XU2019, generator
 
 D = CHANNELS // 2
 FLOAT32 = torch.finfo(torch.float32).eps
@@ -40,13 +40,40 @@ def test_is_its_formula() -> None:
     assert np.allclose(encoding.theta.tolist(), np.linspace(0, 8, D), rtol=FLOAT32, atol=0)
 
 
-def test_kernel_is_the_mean_of_cosines() -> None:
-    encoding = BochnerEncoding(CHANNELS).double()
+@pytest.mark.parametrize("name", [name for name in INVARIANT if name != "mercer"])
+def test_kernel_is_the_mean_of_cosines(name: str) -> None:
+    encoding = INVARIANT[name]().double().eval()
     t, s = torch.randn(2, 9, dtype=torch.float64) * 100
     expected = (encoding.frequencies() * (t - s).unsqueeze(1)).cos().mean(1)
-    torch.testing.assert_close(encoding.kernel(t, s), expected, rtol=0, atol=64 * EPS * 100)
-    torch.testing.assert_close((encoding(t) * encoding(s)).sum(1), expected, rtol=0, atol=64 * EPS * 1000)
+    scale = max(1.0, encoding.frequencies().abs().max().item())
+    torch.testing.assert_close(encoding.kernel(t, s), expected, rtol=0, atol=64 * EPS * 100 * scale)
+    torch.testing.assert_close((encoding(t) * encoding(s)).sum(1), expected, rtol=0, atol=64 * EPS * 1000 * scale)
     assert torch.equal(encoding.kernel(t, t), torch.ones(9).double())
+
+
+def test_what_is_learned_starts_where_the_paper_has_it() -> None:
+    normal = NormalBochnerEncoding(CHANNELS)
+    assert np.allclose(normal.mu.tolist(), 10 ** (-np.linspace(0, 8, D) / (2 * math.pi)), rtol=4 * FLOAT32, atol=0)
+    assert normal.log_sigma.exp().tolist() == [1.0] * D
+    layers = InverseCDFBochnerEncoding(CHANNELS).layers
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [(1, 32), (32, 32), (32, 1)]
+    assert FamilyBochnerEncoding(CHANNELS).log_scale.exp().item() == 1.0
+
+
+@pytest.mark.parametrize("compat", [None, "xu2019"])
+def test_the_backward_pass_keeps_phases_alone(compat: str | None) -> None:
+    """Of 3,000 times a number for each phase and no more, beside what depends on times or frequencies alone."""
+    encoding, t, kept = BochnerEncoding(64, compat=compat), torch.randint(0, 10**6, (3000,)), {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = encoding(t)
+    phases = 3000 * encoding.theta.numel() * 4
+    output = 0 if compat is None else out.untyped_storage().nbytes()  # which its learned factors multiply
+    assert phases <= sum(kept.values()) <= phases + output + 3000 * 8 + 64 * 32
 
 
 def test_ranks_at_geometric_frequencies_are_the_sinusoidal_encoding() -> None:

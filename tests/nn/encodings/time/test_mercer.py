@@ -64,6 +64,16 @@ def test_the_period_is_twice_w() -> None:
     assert not torch.allclose(encoding.kernel(t + period / 2, s), encoding.kernel(t, s), atol=1e-3)
 
 
+@pytest.mark.parametrize("tie", [True, False])
+def test_any_coefficients_give_a_kernel(tie: bool) -> None:
+    """Gram matrices of 50 times are positive semidefinite, up to roundings of numbers as large as K(t, t)."""
+    encoding = random_mercer(tie)
+    t = torch.rand(50, dtype=torch.float64, generator=generator(2)) * 40
+    gram = encoding.kernel(t.unsqueeze(1), t.unsqueeze(0)).detach()
+    assert torch.linalg.eigvalsh(gram).min() >= -50 * 64 * EPS * gram.diagonal().max()
+    assert encoding.coefficients.min() > 0
+
+
 def test_free_with_equal_coefficients_is_tied() -> None:
     tied, free = random_mercer(), random_mercer(tie=False)
     free.raw.data = torch.cat([tied.raw[:, :1], tied.raw[:, 1:].repeat_interleave(2, dim=1)], dim=1).detach()
@@ -113,6 +123,19 @@ def test_sum_is_the_released_code() -> None:
     expected = (waves * encoding.weight.detach().numpy()).sum(-1) + encoding.bias.detach().numpy()
     found = encoding(torch.from_numpy(t)).detach().numpy()
     assert np.allclose(found, expected, rtol=0, atol=3e3 * J * 64 * EPS)
+
+
+def test_sums_start_as_in_the_released_code() -> None:
+    """Periods on a geometric grid, no bias, weights of Glorot: uniform with the variance 2 / (rows + columns)."""
+    encoding = MercerSumEncoding(300)
+    assert encoding.harmonics == MercerEncoding(11).harmonics == 5
+    torch.testing.assert_close(encoding.theta, torch.linspace(0, 8, 300), rtol=2 * FLOAT32, atol=0)
+    assert not encoding.bias.any()
+    assert encoding.weight.abs().max() <= math.sqrt(6 / 310)
+    # The square of a uniform number strays by 0.9 of its mean.
+    assert encoding.weight.square().mean().item() == pytest.approx(2 / 310, rel=4 * 0.9 / math.sqrt(3000))
+    grid = MercerEncoding(33).theta
+    torch.testing.assert_close(grid, torch.tensor([0.0, 4.0, 8.0]), rtol=2 * FLOAT32, atol=0)
 
 
 def test_free_periods_are_the_released_code() -> None:
