@@ -62,8 +62,8 @@ def _transport(sets: dict[str, Any]) -> list[str]:
     lines = [
         "## Classes by optimal transport",
         "",
-        "Small sets in stratified folds, the same for all; every method as it comes, with scaled inputs. The classifier "
-        "by optimal transport is a reconstruction, whose published accuracies are not known.",
+        "Small sets in stratified folds, the same for all; every method as it comes, with scaled inputs. Optimal "
+        "transport is a reconstruction of a method whose published accuracies are not known.",
     ]
     for name, record in sets.items():
         lines += ["", f"**{name}**", "", *_table(record, {"accuracy": "accuracy"})]
@@ -146,8 +146,7 @@ def _differences(record: dict[str, Any], ours: str, scores: dict[str, str]) -> l
     for other in record:
         if other != ours and record[other]["splits"] and record.get(ours, {}).get("splits"):
             found = ", ".join(
-                f"{label} {_difference(compare(record[ours], record[other], score))}"
-                for label, score in scores.items()
+                f"{label} {_difference(compare(record[ours], record[other], score))}" for label, score in scores.items()
             )
             lines += ["", f"{ours} - {other}, fold by fold: {found}."]
     return lines
@@ -179,10 +178,10 @@ def _with_error(value: tuple[float, float]) -> str:
 
 def _difference(value: tuple[float, float]) -> str:
     mean, error = value
-    if math.isnan(error):
+    if math.isnan(error) or not error:
         return f"{mean:+.4f}"
     verdict = "within one standard error" if abs(mean) <= error else f"{abs(mean) / error:.1f} standard errors"
-    return f"{mean:+.4f} ± {error:.4f} ({verdict})" if error else f"{mean:+.4f}"
+    return f"{mean:+.4f} ± {error:.4f} ({verdict})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -17,8 +17,9 @@ class TableEncoder(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Encode the columns of a table, continuous or categorical, with missing values, one by one.
 
     A continuous column is shifted and scaled to mean 0 and deviation 1 over its known values; one that is constant is
-    shifted only, and one that all but is, with a deviation below 1e-8 of its largest value or of 1, is scaled by that. A category becomes its place among the sorted categories seen by :meth:`fit`. Missing values (None,
-    NaN, ``pandas.NA``) become NaN. A column without any known value says nothing, and stays NaN whatever comes later.
+    shifted only, and one that all but is, with a deviation below 1e-8 of its largest value or of 1, is scaled by that.
+    A category becomes its place among the sorted categories seen by :meth:`fit`. Missing values (None, NaN,
+    ``pandas.NA``) become NaN. A column without any known value says nothing, and stays NaN whatever comes later.
 
     Args:
         categorical: Which columns hold categories: ``"auto"`` for all that hold strings or booleans or have the

@@ -162,3 +162,5 @@ def test_differences_are_split_by_split(benchmark: ModuleType) -> None:
     theirs = {"splits": {"1": {"s": 4.0}, "0": {"s": 2.0}}}
     mean, error = report.compare(ours, theirs, "s")
     assert (mean, error) == (-1.5, pytest.approx(0.5))
+    assert report._difference((mean, error)) == "-1.5000 ± 0.5000 (3.0 standard errors)"
+    assert report._difference((-0.05, 0.0)) == report._difference((-0.05, math.nan)) == "-0.0500"

@@ -75,8 +75,8 @@ def test_broken_files_of_events(
     lines = ["src,dst,t", *(f"{i % 5},{7 + i % 3},{5 * i}" for i in range(8)), "12,7,40"]
     lines += [f"1,7,{5 * i}" for i in range(9, 40)]
     (tmp_path / "talks.csv").write_text("\n".join(lines).replace(*change) + "\n")
-    words = ["bench", "--dataset", f"local:{tmp_path / 'talks.csv'}", "--model", "TGAT", "--out", str(tmp_path / "runs")]
-    assert main(words) == 2
+    words = ["bench", "--dataset", f"local:{tmp_path / 'talks.csv'}", "--model", "TGAT"]
+    assert main([*words, "--out", str(tmp_path / "runs")]) == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert re.search(message, error), error

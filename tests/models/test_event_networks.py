@@ -446,7 +446,7 @@ def test_samples_that_do_not_fit() -> None:
         net(past)
     for wide in (TGAT(5, HIDDEN, OUT, 2), TemporalNet(NODES, 5, HIDDEN, OUT, 2)):
         del past.x
-        with pytest.raises(ValueError, match="x of the nodes has 0 columns, but in_channels is 5; make the network for"):
+        with pytest.raises(ValueError, match="x of the nodes has 0 columns, but in_channels is 5; make the network"):
             wide(past)
         past.x = torch.ones(len(past.n_id), 2)
     small = TemporalNet(3, 0, HIDDEN, OUT)
