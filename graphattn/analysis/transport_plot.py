@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from graphattn.analysis.transport import Trajectory
 
@@ -40,10 +41,11 @@ def draw_trajectory(trajectory: Trajectory) -> Figure:
     path.set_ylim(bottom=0)
     path.set_ylabel("path length")
     path.set_title(f"Efficiency {trajectory.efficiency:.3f}")
-    path.legend()
+    path.legend(loc="lower right")
     _draw_optimality(optimality, trajectory)
     for axes in (moves, path, optimality):
         axes.set_xlabel("checkpoint")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines["top"].set_visible(False)
     return figure
 

@@ -97,6 +97,12 @@ def _load(path: Path) -> tuple[Network, dict[str, Any]]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"{path} cannot be used: {reason}") from error
+    kind = config.get("kind")
+    if kind in ("event", "sequence"):
+        raise UserError(
+            f"{path} is about {kind}s, but graphattn predict reads nodes, graphs and links; "
+            "use graphattn.training.load_model in Python"
+        )
     missing = [key for key in ("task", "kind", "classes", "transform", "split", "metric") if key not in config]
     if missing:
         raise UserError(f"{path} does not tell the {', '.join(missing)} of its training; train it anew")
