@@ -24,10 +24,12 @@ from _results import HERE, environment, headline, installed, save, start, use_th
 from causallearn.search.ConstraintBased.FCI import fci
 from causallearn.search.ConstraintBased.PC import pc
 
-from graphattn.analysis.causal import causal_graph, direct_weights
+from graphattn.analysis.causal import causal_graph
+from graphattn.analysis.causal_correlation import surrogate_data
+from graphattn.analysis.causal_direct import direct_weights
 from graphattn.analysis.causal_learners import learn_pag
 from graphattn.analysis.causal_pag import Pag
-from graphattn.analysis.causal_tests import PartialCorrelationTest, surrogate_data
+from graphattn.analysis.causal_tests import PartialCorrelationTest
 from graphattn.analysis.maps import AttentionMaps
 
 SIZE, PROBABILITY, WEIGHTS = 6, 0.4, (0.3, 0.9)

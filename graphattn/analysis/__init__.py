@@ -6,8 +6,9 @@ Two modules are imported whole: ``depth_width``, about the shape of a model, and
 from graphattn.analysis import depth_width, transport
 from graphattn.analysis.capture import capture, stream_attention
 from graphattn.analysis.capture_layers import Capture, LayerAttention
-from graphattn.analysis.causal import CausalGraph, causal_graph, direct_weights
+from graphattn.analysis.causal import CausalGraph, causal_graph
 from graphattn.analysis.causal_baseline import attention_threshold
+from graphattn.analysis.causal_direct import direct_weights
 from graphattn.analysis.causal_explain import Explanations, exhaustive_explanations, explain, masking_test
 from graphattn.analysis.causal_pag import Pag
 from graphattn.analysis.faithfulness import Faithfulness, RemovalTest, faithfulness, removal_test

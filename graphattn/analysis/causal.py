@@ -25,19 +25,14 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import solve_triangular
 from torch import Tensor
 
 from graphattn._optional import require
+from graphattn.analysis.causal_correlation import attention_correlation, check_nodes
 from graphattn.analysis.causal_explain import Explanations, IsExplanation, explain
 from graphattn.analysis.causal_learners import Learner, learn_pag
 from graphattn.analysis.causal_pag import Pag
-from graphattn.analysis.causal_tests import (
-    PartialCorrelation,
-    PartialCorrelationTest,
-    attention_correlation,
-    check_nodes,
-)
+from graphattn.analysis.causal_tests import PartialCorrelation, PartialCorrelationTest
 from graphattn.analysis.maps import AttentionMaps
 
 _MAX_NODES = 500
@@ -282,7 +277,10 @@ def causal_graph(
         2023.
     """
     single = np.ndim(attention) == 2
-    maps = attention if isinstance(attention, AttentionMaps) else AttentionMaps.from_arrays([_read(attention)])
+    if isinstance(attention, AttentionMaps):
+        maps = attention
+    else:
+        maps = AttentionMaps.from_arrays([attention if isinstance(attention, Tensor) else np.asarray(attention)])
     if not -maps.num_layers <= layer < maps.num_layers:
         raise ValueError(f"layer is {layer} but there are {maps.num_layers}; expected one of them, counted from 0")
     heads = maps.heads[layer]
@@ -302,50 +300,6 @@ def causal_graph(
         raise ValueError("no node is left, as all of them attend to nothing; choose other nodes or another head")
     test = PartialCorrelationTest(correlation, samples, alpha, kept, max_cond)
     return CausalGraph(learn_pag(test, learner, order), test, maps.tokens)
-
-
-def direct_weights(attention: Any) -> np.ndarray:
-    r"""Read the weights of direct causes from causal attention, whose order of tokens is known.
-
-    .. math:: \mathbf{G} = \mathbf{I} - (\mathbf{D}^{-1}\mathbf{A})^{-1}, \quad
-        \mathbf{D} = \operatorname{diag}(\mathbf{A})
-
-    It is exact if the attention is :math:`(\mathbf{I} - \mathbf{G})^{-1}` with its rows scaled. It is a definition of
-    this library.
-
-    Args:
-        attention: Lower-triangular attention with a positive diagonal, an array or a tensor.
-
-    Shapes:
-        - **input:** ``attention`` :math:`(..., N, N)`
-        - **output:** :math:`(..., N, N)`
-
-    Returns:
-        Entry :math:`(i, j)` is the weight with which token j causes token i; zero unless j is earlier. In float64.
-
-    Raises:
-        ValueError: If the attention is not square, not finite, not lower-triangular, or has a zero on its diagonal.
-
-    Example:
-        >>> direct_weights(np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.25, 0.25, 0.5]])).tolist()
-        [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.5, 0.0]]
-    """
-    A = np.asarray(_read(attention), dtype=np.float64)
-    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
-        raise ValueError(f"attention has shape {A.shape}; expected [..., N, N]")
-    if not np.isfinite(A).all() or np.triu(A, 1).any():
-        raise ValueError("attention is not finite or draws on later tokens; expected that of a causal mask")
-    diagonal = np.diagonal(A, axis1=-2, axis2=-1)
-    if (diagonal <= 0).any():
-        tokens = sorted({int(token) for token in np.argwhere(diagonal <= 0)[:, -1]})
-        raise ValueError(
-            f"tokens {tokens} do not attend to themselves, without which direct weights are not determined; leave them "
-            "out, or choose another head"
-        )
-    scaled = (A / diagonal[..., None]).reshape(-1, *A.shape[-2:])
-    unit = np.eye(A.shape[-1])
-    inverse = [solve_triangular(matrix, unit, lower=True, unit_diagonal=True) for matrix in scaled]
-    return np.tril(unit - np.reshape(inverse, A.shape), -1)
 
 
 def _samples(n_samples: int | str, width: int | None, heads: int | None) -> int:
@@ -373,7 +327,3 @@ def _matrix(maps: AttentionMaps, layer: int, head: int) -> Any:
         return maps.dense(layer)[head]
     (source, target), weights = maps.edges(layer)
     return sparse.csr_array((weights[:, head], (target, source)), shape=(maps.num_nodes, maps.num_nodes))
-
-
-def _read(attention: Any) -> Any:
-    return attention.detach().cpu().double().numpy() if isinstance(attention, Tensor) else np.asarray(attention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import networkx as nx
@@ -12,6 +13,12 @@ def random_weights(rng: np.random.Generator, size: int = 6, probability: float =
     """Weights G of x = Gx + u, strictly lower-triangular, between 0.3 and 0.9 where there is an edge."""
     present = np.tril(rng.random((size, size)) < probability, -1)
     return np.where(present, rng.uniform(0.3, 0.9, (size, size)), 0.0)
+
+
+def random_attention(size: int, seed: int = 0) -> np.ndarray:
+    """Attention without any structure."""
+    A = np.random.default_rng(seed).random((size, size))
+    return A / A.sum(axis=1, keepdims=True)
 
 
 def attention_of(weights: np.ndarray) -> np.ndarray:
@@ -26,6 +33,13 @@ def correlation_of(weights: np.ndarray) -> np.ndarray:
     covariance = total @ total.T
     scale = np.sqrt(covariance.diagonal())
     return covariance / np.outer(scale, scale)
+
+
+def residual_correlation(R: np.ndarray) -> float:
+    """The correlation of what is left of two variables once the others are regressed out."""
+    given = R[2:, 2:]
+    rest = R[:2, :2] - R[:2, 2:] @ np.linalg.solve(given, R[2:, :2])
+    return float(rest[0, 1] / math.sqrt(rest[0, 0] * rest[1, 1]))
 
 
 def skeleton_of(weights: np.ndarray) -> set[tuple[int, int]]:

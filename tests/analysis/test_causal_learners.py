@@ -14,9 +14,10 @@ from numpy.testing import assert_array_equal
 
 from graphattn import _optional
 from graphattn.analysis import causal_learners, causal_tests
+from graphattn.analysis.causal_correlation import attention_correlation, surrogate_data
 from graphattn.analysis.causal_learners import learn_pag
 from graphattn.analysis.causal_pag import Pag
-from graphattn.analysis.causal_tests import PartialCorrelationTest, attention_correlation, surrogate_data
+from graphattn.analysis.causal_tests import PartialCorrelationTest
 from tests.analysis.structural_models import attention_of, correlation_of, random_weights, skeleton_of
 
 LEARNERS = ["fci", "pc", "skeleton"]
