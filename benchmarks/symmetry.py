@@ -41,7 +41,7 @@ DECODERS = {
     "llama2-7b": (0.12, -0.26),
     "llama3-8b": (0.00, -0.65),
     "Mistral-7B": (0.00, -0.58),
-    "Phi-3-mini": (0.00, -0.00),
+    "Phi-3-mini": (0.00, 0.00),
 }
 MODEL = "all-MiniLM-L6-v2"
 

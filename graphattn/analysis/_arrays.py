@@ -1,7 +1,8 @@
-"""How the measures read arrays, split what is sparse into heads, and show what targets get from inputs."""
+"""How the measures read and bound arrays, split what is sparse into heads, and show what targets get from inputs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from graphattn._optional import require
 from graphattn.affinity import SparseAffinity
 from graphattn.analysis.maps import AttentionMaps
+
+_BYTES = 2**31  # of one result
 
 
 def read_array(name: str, values: Any) -> np.ndarray:
@@ -27,6 +30,13 @@ def check_finite(name: str, array: np.ndarray) -> None:
     """Raise if an entry is NaN or infinite."""
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has entries that are NaN or infinite; remove the nodes or tokens they belong to")
+
+
+def check_size(what: str, shape: Sequence[int], advice: str) -> None:
+    """Raise before an array of float64 is made that would take more than 2 GiB."""
+    needed = 8 * math.prod(shape)
+    if needed > _BYTES:
+        raise ValueError(f"{what} is {needed / 2**30:.1f} GiB; {advice}")
 
 
 def sparse_heads(name: str, affinity: SparseAffinity) -> list[csr_array]:

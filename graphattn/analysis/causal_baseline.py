@@ -8,6 +8,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from graphattn._optional import require
 from graphattn.analysis.maps import AttentionMaps
 
 
@@ -38,6 +39,20 @@ class AttentionThreshold:
     heads: tuple[tuple[int, int], ...]
     sharpness: tuple[float, ...]
     tokens: tuple[str, ...]
+
+    def as_frame(self) -> Any:
+        """Return a pandas DataFrame with one row per edge: its ends, their names, and its weight, row by row.
+
+        Example:
+            >>> A = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+            >>> attention_threshold(A).as_frame()[["source", "target", "weight"]].values.tolist()
+            [[0.0, 1.0, 0.7]]
+        """
+        pandas = require("pandas", "analysis")
+        target, source = np.nonzero(self.adjacency)
+        names = np.array(self.tokens, dtype=object)
+        columns = {"source": source, "target": target, "source_token": names[source], "target_token": names[target]}
+        return pandas.DataFrame({**columns, "weight": self.attention[target, source]})
 
     def to_networkx(self) -> Any:
         """Return the graph as a ``networkx.DiGraph`` whose edges go from the token drawn on, with a ``weight``.
@@ -70,8 +85,8 @@ def attention_threshold(attention: Any, top: int = 1) -> AttentionThreshold:
     left out.
 
     Args:
-        attention: :class:`~graphattn.analysis.maps.AttentionMaps`, all of whose heads are ranked, or an array or
-            tensor.
+        attention: :class:`~graphattn.analysis.maps.AttentionMaps`, dense or of edges, all of whose heads are ranked, or
+            an array or tensor.
         top: Number of heads to average.
 
     Shapes:
@@ -81,7 +96,8 @@ def attention_threshold(attention: Any, top: int = 1) -> AttentionThreshold:
         The graph; without edges if all entries are equal.
 
     Raises:
-        ValueError: If ``top`` is below 1 or above the number of heads, or the attention is none.
+        ValueError: If ``top`` is below 1 or above the number of heads, the attention is none, or a layer would take
+            more than 2 GiB as matrices.
 
     Example:
         >>> uniform, sharp = np.full((3, 3), 1 / 3), np.roll(np.eye(3), 1, axis=1)

@@ -12,7 +12,7 @@ from networkx.algorithms.flow import edmonds_karp
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
-from graphattn.analysis._arrays import frame_of_inputs
+from graphattn.analysis._arrays import check_size, frame_of_inputs
 from graphattn.analysis.maps import AttentionMaps
 from graphattn.analysis.rollout import mixed_layer, read_targets
 
@@ -68,8 +68,9 @@ def flow(
     .. math:: R_{L,ij} \le F_{ij} \le \min\Bigl(1, \sum_a \hat{A}_{1,aj}\Bigr)
 
     Args:
-        maps: Attention maps of few nodes, say :math:`N \le 128`: each target and input is a flow problem of its own
-            on :math:`L N^2` edges, so that all take :math:`N^2` of them.
+        maps: Attention maps, dense or of edges, of few nodes, say :math:`N \le 128`: each target and each input that it
+            can be reached from is a flow problem of its own on :math:`L N^2` edges, up to :math:`N^2` of them. In a
+            large graph of few edges choose ``targets``.
         targets: Numbers of the nodes to explain; all by default.
         layers: ``"last"``, or ``"all"`` for targets in each layer.
         fusion: As in :func:`~graphattn.analysis.rollout.rollout`.
@@ -83,7 +84,8 @@ def flow(
         The flows. A node that draws on nothing keeps to itself, so that no sum is 0.
 
     Raises:
-        ValueError: If an option is unknown or out of range, a target is no node, or weights are negative.
+        ValueError: If an option is unknown or out of range, a target is no node, weights are negative, or the result
+            would take more than 2 GiB.
 
     Example:
         >>> maps = AttentionMaps.from_arrays([np.array([[1.0, 0.0], [0.5, 0.5]])] * 2)
@@ -98,20 +100,31 @@ def flow(
     if backend not in _BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(map(repr, _BACKENDS))}")
     chosen = read_targets(maps, targets)
-    capacities = [csr_array(mixed_layer(maps, layer, fusion, residual)) for layer in range(maps.num_layers)]
     numbers = np.arange(maps.num_layers)[-1 if layers == "last" else 0 :]
-    size = maps.num_nodes
-    flows = np.empty((len(numbers), len(chosen), size))
+    shape = len(numbers), len(chosen), maps.num_nodes
+    check_size(f"the flow to {len(chosen)} targets in {len(numbers)} layers", shape, "choose fewer targets")
+    capacities = [csr_array(mixed_layer(maps, layer, fusion, residual)) for layer in range(maps.num_layers)]
+    flows = np.zeros(shape)
     for place, layer in enumerate(numbers):
         if layer == 0:  # a single edge leads to each input
             flows[place] = capacities[0][chosen].toarray()
             continue
-        largest = _BACKENDS[backend](capacities[: layer + 1])
-        top = (layer + 1) * size
-        flows[place] = [[largest(top + target, source) for source in range(size)] for target in chosen]
+        below = capacities[: layer + 1]
+        largest = _BACKENDS[backend](below)
+        for row, source in zip(*_reached(below, chosen), strict=True):
+            flows[place, row, source] = largest((layer + 1) * maps.num_nodes + chosen[row], source)
     if normalize:
         flows /= flows.sum(axis=-1, keepdims=True)
     return Flow(flows, numbers, chosen, maps.tokens)
+
+
+def _reached(capacities: list[csr_array], targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of target, by its place in the list, and input between which there is any path."""
+    number = np.arange(len(targets))
+    paths = csr_array((np.ones(len(targets)), (number, targets)), shape=(len(targets), capacities[0].shape[0]))
+    for layer in reversed(capacities):
+        paths = (paths @ layer).sign()
+    return paths.nonzero()
 
 
 def _network(capacities: list[csr_array]) -> csr_array:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from graphattn._optional import require
-from graphattn.analysis._arrays import read_array
+from graphattn.analysis._arrays import check_size, read_array
 from graphattn.analysis.maps import AttentionMaps
 
 _NORMALIZATIONS = ("none", "cosine")
@@ -111,7 +111,7 @@ def head_similarity(
     Args:
         outputs: Output vectors of each layer before the heads are mixed, as a capture keeps them; they are read one
             layer at a time.
-        maps: The attention maps of the same tokens, for the attention that separators get.
+        maps: The attention maps of the same tokens, dense or of edges, for the attention that separators get.
         ids: What each token is, by whatever compares equal; the tokens of ``maps`` by default.
         separators: Which of the ids are separators, that end a segment.
         normalize: As in :func:`output_similarity`.
@@ -121,11 +121,11 @@ def head_similarity(
         - **input:** each of ``outputs`` :math:`(H, N, C)`, ``ids`` :math:`(N)`
 
     Returns:
-        The statistics, in time :math:`O(N^2 C)` and memory :math:`O(N^2)` for each head.
+        The statistics, in time :math:`O(N^2 C)` for each head, and memory :math:`O(N^2)` for one head at a time.
 
     Raises:
-        ValueError: If there is no layer, shapes do not fit, ``separators`` come without ids, or an option is out of
-            range.
+        ValueError: If there is no layer, shapes do not fit, ``separators`` come without ids, an option is out of
+            range, or the similarities of a head would take more than 2 GiB.
 
     Example:
         >>> outputs = np.array([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]])
@@ -150,6 +150,8 @@ def head_similarity(
         if heads.ndim != 3 or (codes is not None and heads.shape[1] != len(codes)):
             expected = "[H, N, C]" if codes is None else f"[H, {len(codes)}, C]"
             raise ValueError(f"outputs of layer {number} have shape {heads.shape}; expected {expected}")
+        nodes = heads.shape[1]
+        check_size(f"the similarity of {nodes} tokens in layer {number}", (nodes, nodes), "choose fewer tokens")
         mass = _separator_mass(maps, number, ends, heads)
         for head, vectors in enumerate(heads):
             S = output_similarity(vectors, normalize=normalize)
@@ -165,14 +167,13 @@ def _statistics(
     S: np.ndarray, vectors: np.ndarray, quantile: float, codes: np.ndarray | None, ends: np.ndarray | None
 ) -> tuple[float, ...]:
     """Return number of pairs, mean distance, shares of equal tokens, of the commonest token and inside segments."""
-    first, second = np.triu_indices(len(S), 1)
-    if not first.size:
+    if len(S) < 2:
         return 0, *[np.nan] * 4
-    similar = S[first, second]
+    pairs = np.triu(np.ones(S.shape, dtype=bool), 1)
     # Products of C terms: those that are equal but for rounding are in or out together.
-    rounding = 4 * vectors.shape[1] * np.finfo(np.float64).eps * np.abs(S).max()
-    chosen = similar >= np.quantile(similar, quantile) - rounding
-    first, second = first[chosen], second[chosen]
+    rounding = 4 * vectors.shape[1] * np.finfo(np.float64).eps * max(S.max(), -S.min())
+    least = np.quantile(S[pairs], quantile, overwrite_input=True) - rounding
+    first, second = np.nonzero(pairs & (least <= S))
     same = concentration = within = np.nan
     if codes is not None:
         equal = codes[first] == codes[second]

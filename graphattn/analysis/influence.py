@@ -11,12 +11,12 @@ import torch
 
 from graphattn._optional import require
 from graphattn.affinity import Affinity
+from graphattn.analysis._arrays import check_size
 from graphattn.analysis.maps import AttentionMaps
 from graphattn.diffusion import resolvent
 
 _TOL = 1e-10  # of the solver: residual of each column, over its length
 _MAX_ITER = 1000
-_BYTES = 2**31  # of the result
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +121,9 @@ def influence(
         raise ValueError(f"sources is {sources!r}; expected a list of node numbers below {maps.num_nodes}")
     if not chosen.size:
         raise ValueError("sources is empty; expected at least one node number, or None for all")
-    needed = 8 * maps.num_layers * maps.num_nodes * len(chosen)
-    if needed > _BYTES:
-        raise ValueError(
-            f"the influence of {len(chosen)} sources in {maps.num_layers} layers is {needed / 2**30:.1f} GiB; "
-            "choose fewer sources"
-        )
-    values = np.empty((maps.num_layers, maps.num_nodes, len(chosen)))
+    shape = maps.num_layers, maps.num_nodes, len(chosen)
+    check_size(f"the influence of {len(chosen)} sources in {maps.num_layers} layers", shape, "choose fewer sources")
+    values = np.empty(shape)
     start = torch.zeros(maps.num_nodes, len(chosen), dtype=torch.float64)
     start[chosen, range(len(chosen))] = 1.0
     passed = start

@@ -113,7 +113,7 @@ class AttentionMaps:
             )
         size = common_size(read, num_nodes)
         kept = read_mask(mask, size, sample)
-        names = tuple(str(number) for number in range(size)) if tokens is None else tuple(tokens)
+        names = tuple(map(str, range(size) if tokens is None else tokens))
         if len(names) != size:
             raise ValueError(f"tokens names {len(names)} tokens but the maps have {size}; pass one name for each")
         if not kept.any():
@@ -253,7 +253,7 @@ class AttentionMaps:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         if "attention" in arrays:
-            tokens = arrays["tokens"].tolist() if "tokens" in arrays else None
+            tokens = _names(path, arrays["tokens"]) if "tokens" in arrays else None
             return cls.from_arrays(arrays["attention"], tokens=tokens, mask=arrays.get("mask"), validate=validate)
         try:
             layers = [
@@ -262,14 +262,17 @@ class AttentionMaps:
                 else (arrays[f"edge_index_{number}"], arrays[f"weights_{number}"])
                 for number in range(int(arrays["num_layers"]))
             ]
-            names, causal = arrays["tokens"].tolist(), bool(arrays["causal"])
+            names, causal = _names(path, arrays["tokens"]), bool(arrays["causal"])
+            positions = arrays["positions"]
         except KeyError as error:
             raise ValueError(
                 f"{path} holds {sorted(arrays)}, without {error}; expected an array 'attention' [L, H, N, N], or what "
                 "AttentionMaps.save writes"
             ) from None
         maps = cls.from_arrays(layers, num_nodes=len(names), tokens=names, causal=causal, validate=validate)
-        return cls(maps.layers, maps.num_nodes, maps.tokens, maps.causal, arrays["positions"])
+        if positions.shape != (len(names),) or positions.dtype.kind not in "iu" or (np.diff(positions) <= 0).any():
+            raise ValueError(f"{path} has positions {positions}; expected {len(names)} increasing numbers of tokens")
+        return cls(maps.layers, maps.num_nodes, maps.tokens, maps.causal, positions)
 
     def __repr__(self) -> str:
         heads = sorted(set(self.heads))
@@ -280,3 +283,9 @@ class AttentionMaps:
             f"AttentionMaps({self.num_layers} layers, heads {shown}, {self.num_nodes} nodes, {form}"
             f"{', causal' if self.causal else ''})"
         )
+
+
+def _names(path: str | Path, tokens: np.ndarray) -> list[str]:
+    if tokens.ndim != 1:
+        raise ValueError(f"{path} has tokens of shape {tokens.shape}; expected a list of names")
+    return [str(name) for name in tokens]

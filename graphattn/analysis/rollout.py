@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from graphattn.analysis._arrays import frame_of_inputs, merged_edges
+from graphattn.analysis._arrays import check_size, frame_of_inputs, merged_edges
 from graphattn.analysis.maps import AttentionMaps
 
 _FUSIONS = ("mean", "max", "min")
-_BYTES = 2**31  # of all matrices together, above which they are not made
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +81,10 @@ def rollout(
     """
     layers = _numbers(maps, start_layer)
     size = maps.num_nodes
-    needed = 8 * len(layers) * size**2
-    if needed > _BYTES:
-        raise ValueError(
-            f"the rollout of {len(layers)} layers over {size} nodes is {needed / 2**30:.1f} GiB; "
-            "rollout_rows gives the rows of the targets you need"
-        )
-    relevance = np.empty((len(layers), size, size))
+    shape = len(layers), size, size
+    what = f"the rollout of {len(layers)} layers over {size} nodes"
+    check_size(what, shape, "rollout_rows gives the rows of the targets you need")
+    relevance = np.empty(shape)
     step: Any = np.eye(size)
     for place, layer in enumerate(layers):
         step = relevance[place] = mixed_layer(maps, layer, fusion, residual) @ step

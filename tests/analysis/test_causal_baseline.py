@@ -70,6 +70,11 @@ def test_edges_are_what_is_above_the_threshold() -> None:
     assert {(j, i) for i, j in np.argwhere(found.adjacency).tolist()} == set(graph.edges)
     assert all(data["weight"] == A[target, source] for source, target, data in graph.edges(data=True))
     assert graph.nodes[3] == {"token": "3"}
+    frame = found.as_frame()
+    assert [*zip(frame["source"], frame["target"], frame["weight"], strict=True)] == [
+        (j, i, A[i, j]) for i, j in np.argwhere(found.adjacency).tolist()
+    ]
+    assert frame["source_token"].tolist() == [str(source) for source in frame["source"]]
 
 
 def test_permuting_tokens_permutes_the_graph() -> None:
@@ -96,6 +101,13 @@ def test_degenerate_attention() -> None:
     found = attention_threshold(empty)
     assert np.isfinite(found.sharpness).all()
     assert np.argwhere(found.adjacency).tolist() == [[2, 0]]
+
+
+def test_large_graphs_are_refused() -> None:
+    loops = np.stack([np.arange(10_000)] * 2)
+    maps = AttentionMaps.from_arrays([(loops, np.ones((10_000, 3)))], num_nodes=10_000)
+    with pytest.raises(ValueError, match=r"3 heads over 10000 nodes, which is 2\.2 GiB as matrices"):
+        attention_threshold(maps)
 
 
 @pytest.mark.parametrize("top", [0, 3])

@@ -140,6 +140,21 @@ def test_some_targets_and_all_layers() -> None:
     assert_array_equal(some.flow[0], whole.flow[-1][[3, 0]])
 
 
+def test_a_large_sparse_graph() -> None:
+    """All draw on themselves and on the one before, so that few inputs are within reach of a target."""
+    size, layers = 10_000, 3
+    number = np.arange(size)
+    ring = np.stack([np.roll(number, 1), number])
+    maps = AttentionMaps.from_arrays([(ring, np.ones((size, 1)))] * layers, num_nodes=size)
+    found = flow(maps, targets=[10, 0], normalize=False).flow[0]
+    # From 10 to 7 one path, to 8 and 9 three with 2 x 1/2 at either end, to 10 one.
+    assert found[0, [10, 9, 8, 7]].tolist() == [0.5, 1.0, 1.0, 0.5]
+    assert found[1, [0, -1, -2, -3]].tolist() == [0.5, 1.0, 1.0, 0.5]
+    assert np.count_nonzero(found) == 8
+    with pytest.raises(ValueError, match=r"flow to 10000 targets in 3 layers is 2\.2 GiB; choose fewer targets"):
+        flow(maps, layers="all")
+
+
 def test_permuted_tokens() -> None:
     maps, order = random_maps(), np.roll(np.arange(NODES), 2)
     A = np.stack([maps.dense(layer) for layer in range(LAYERS)])

@@ -13,6 +13,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import ortho_group
 
+from graphattn.analysis.causal_correlation import attention_correlation
 from graphattn.analysis.head_similarity import head_similarity, output_similarity
 from graphattn.analysis.maps import AttentionMaps
 
@@ -89,6 +90,12 @@ def test_cosine() -> None:
     assert not S[:, 2].any()
 
 
+def test_white_values_have_the_correlations_that_causal_structure_is_read_from() -> None:
+    A, white = attention(), ortho_group.rvs(NODES, random_state=0)
+    S = output_similarity(A @ white, normalize="cosine")
+    assert_allclose(S, attention_correlation(A)[0], rtol=0, atol=8 * NODES * EPS)
+
+
 def test_equal_rows_of_attention_make_all_pairs_equal() -> None:
     A = np.broadcast_to(attention()[0], (NODES, NODES))
     O = A @ values()  # noqa: E741
@@ -136,6 +143,19 @@ def test_what_was_not_given_is_not_a_number() -> None:
         assert np.isnan(getattr(found, name)).all()
     assert np.isnan(head_similarity([O], ids=IDS, separators=["sep"]).separator_mass).all()
     assert head_similarity([O], ids=IDS, separators=["none of them"]).within_segment.tolist() == [1.0]
+
+
+def test_no_tokens_have_no_pair() -> None:
+    found = head_similarity([np.ones((2, 0, 3))])
+    assert found.n_pairs.tolist() == [0, 0]
+    assert np.isnan(found.mean_distance).all()
+    assert output_similarity(np.ones((0, 3)), normalize="cosine").shape == (0, 0)
+
+
+def test_large_graphs_are_refused() -> None:
+    outputs = np.broadcast_to(np.float64(1.0), (1, 20_000, 2))
+    with pytest.raises(ValueError, match=r"similarity of 20000 tokens in layer 0 is 3\.0 GiB; choose fewer tokens"):
+        head_similarity([outputs])
 
 
 def test_a_single_token_has_no_pair() -> None:

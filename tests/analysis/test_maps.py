@@ -232,6 +232,35 @@ def test_weights_that_are_not_finite(value: float, validate: bool, sparse: bool)
         AttentionMaps.from_arrays(layers, num_nodes=5, validate=validate)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("positions", np.arange(4), "has positions .*; expected 5 increasing numbers of tokens"),
+        ("positions", np.zeros(5, dtype=int), "expected 5 increasing numbers"),
+        ("positions", np.linspace(0, 1, 5), "expected 5 increasing numbers"),
+        ("positions", None, "without 'positions'"),
+        ("tokens", np.array("abcde"), r"has tokens of shape \(\); expected a list of names"),
+        ("tokens", np.array(["a"] * 4), "layer 0 has 5 nodes but 4 were expected"),
+        ("num_layers", np.array(4), "without 'edge_index_3'"),
+        ("causal", np.array(True), "causal is True but a token draws on a later one"),
+    ],
+)
+def test_files_that_were_changed(name: str, value: Any, message: str, tmp_path: Path) -> None:
+    AttentionMaps.from_arrays(ATTENTION).save(tmp_path / "maps.npz")
+    arrays = dict(np.load(tmp_path / "maps.npz"))
+    arrays.pop(name)
+    np.savez(tmp_path / "changed.npz", **arrays, **({} if value is None else {name: value}))
+    with pytest.raises(ValueError, match=message):
+        AttentionMaps.load(tmp_path / "changed.npz")
+
+
+def test_names_that_are_numbers(tmp_path: Path) -> None:
+    maps = AttentionMaps.from_arrays(ATTENTION, tokens=range(10, 15))
+    assert maps.tokens == ("10", "11", "12", "13", "14")
+    np.savez(tmp_path / "plain.npz", attention=ATTENTION, tokens=np.arange(10, 15))
+    assert AttentionMaps.load(tmp_path / "plain.npz").tokens == maps.tokens
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_rows_that_do_not_sum_to_one(sparse: bool) -> None:
     def read(attention: np.ndarray, **options: Any) -> AttentionMaps:

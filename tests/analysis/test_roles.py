@@ -183,6 +183,21 @@ def test_detectors_that_divide_by_all_rows() -> None:
         np.testing.assert_allclose(found.scores[role] * found.n_rows[role] / 8, share, rtol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore")  # of what it imports
+def test_parity_with_transformer_lens() -> None:
+    detector = pytest.importorskip("transformer_lens.head_detector", reason="transformer-lens is not installed")
+    x = [3, 1, 3, 1, 1, 2, 3, 2]
+    A = _causal(8, 3, 6)
+    found = head_roles(_maps(A), x, strict=False)
+    names = {"previous": "previous_token", "duplicate": "duplicate_token", "induction": "induction"}
+    options = {"exclude_bos": False, "exclude_current_token": False, "error_measure": "mul"}
+    for role, name in names.items():
+        pattern = getattr(detector, f"get_{name}_head_detection_pattern")(torch.tensor([x]))
+        for head in range(3):
+            theirs = detector.compute_head_attention_similarity_score(torch.from_numpy(A[head]), pattern, **options)
+            assert found.scores[role][head] * found.n_rows[role] / 8 == pytest.approx(theirs, rel=1e-13)
+
+
 def test_a_layer_without_edges() -> None:
     maps = _maps((np.zeros((2, 0), dtype=int), np.zeros((0, 2))), num_nodes=3)
     found = head_roles(maps, [1, 1, 1])

@@ -100,11 +100,23 @@ def test_random_weights_are_near_one_over_their_size(width: int) -> None:
     assert abs(scores.mean() - 1 / 32) < 4 * scores.std() / np.sqrt(len(scores)) + 0.1 / 32
 
 
+def test_random_matrices_are_near_one_over_their_size() -> None:
+    """Of normal entries each square has the same expected share, and the D that pair with themselves count."""
+    scores = symmetry(np.random.default_rng(0).normal(size=(400, 32, 32)))
+    assert abs(scores.mean() - 1 / 32) < 4 * scores.std() / np.sqrt(len(scores))
+
+
 def test_an_inflated_column_dominates() -> None:
     M = np.random.default_rng(0).normal(size=(64, 64))
     M[:, 7] *= 10
     assert directionality(M) < -0.5
     assert directionality(M.T) > 0.5
+
+
+def test_a_rotation_changes_the_direction() -> None:
+    """Rows and columns that stand out belong to a basis, unlike symmetry."""
+    M, U = columns(), ortho_group.rvs(SIZE, random_state=0)
+    assert abs(directionality(U @ M @ U.T, gamma=1.0) - directionality(M, gamma=1.0)) > 0.1
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 50])
@@ -156,6 +168,21 @@ def test_the_fast_form_is_the_direct_one() -> None:
             assert d == pytest.approx(directionality(M, gamma=1.0), abs=factors * loose(M, 1.0))
     assert whole.defined.all()
     assert single.defined.all()
+
+
+def test_the_product_of_the_factors_is_never_formed() -> None:
+    """It would take 80 GB here."""
+    W = np.random.default_rng(0).normal(size=(100_000, 2))
+    found = query_key_symmetry([(W, W), (W, W[:, ::-1] * [1, -1])])
+    assert_allclose(found.symmetry, [1.0, -1.0], rtol=0, atol=len(W) * EPS)
+
+
+def test_heads_add_up() -> None:
+    W_q, W_k = np.random.default_rng(0).normal(size=(2, SIZE, 8))
+    summed = sum(W_q[:, head : head + 2] @ W_k[:, head : head + 2].T for head in (0, 2, 4, 6))
+    found = query_key_symmetry([(W_q, W_k)], heads=4, gamma=1.0)
+    assert found.symmetry[0] == pytest.approx(symmetry(summed), abs=SIZE * TIGHT)
+    assert found.directionality[0] == pytest.approx(directionality(summed, gamma=1.0), abs=SIZE * loose(summed, 1.0))
 
 
 def test_the_scale_of_the_factors_does_not_matter() -> None:
@@ -235,6 +262,7 @@ def test_the_frame() -> None:
         (lambda: symmetry(np.eye(2), scale="signed", compat="attention-geometry"), "pass one of the two"),
         (lambda: directionality(np.eye(2), gamma=-1.0), "gamma is -1.0"),
         (lambda: query_key_symmetry([]), "layers is empty"),
+        (lambda: query_key_symmetry([(np.eye(2), np.eye(2))], compat="theirs"), "compat is 'theirs'"),
         (lambda: query_key_symmetry([(np.ones((3, 2)), np.ones((4, 2)))]), "expected [features, channels]"),
         (lambda: query_key_symmetry([(np.ones((3, 4)), np.ones((3, 4)))], heads=3), "heads is 3"),
         (lambda: query_key_symmetry([(np.ones((3, 4)), np.ones((3, 3)))], heads=2), "each of 2 heads"),

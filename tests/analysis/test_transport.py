@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
+from graphattn.affinity.coupling import optimal_coupling
+from graphattn.analysis import transport
 from graphattn.analysis.transport import efficiency, monge_gap, optimality, trajectory, wasserstein
 
 EPS = np.finfo(np.float64).eps
@@ -135,6 +137,18 @@ def test_trajectory_is_its_parts(cost: str, p: float) -> None:
     assert repr(found).startswith("Trajectory(3 moves: distance ")
 
 
+def test_a_trajectory_takes_a_solution_a_move_and_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> np.ndarray:
+        solved.append(1)
+        return optimal_coupling(*arguments, **options)
+
+    monkeypatch.setattr(transport, "optimal_coupling", counted)
+    trajectory(clouds(6, 6, 6, 6, 6))
+    assert len(solved) == 4 + 1
+
+
 def test_frame() -> None:
     pytest.importorskip("pandas", reason="pandas is not installed")
     found = trajectory(clouds(6, 6, 6), steps=[2, 3, 7])
@@ -208,6 +222,26 @@ def test_parity_with_geomloss() -> None:
     exact = wasserstein(X, Y)
     # Its cost has the divergence from independent masses, which for the optimal pairing is log N.
     assert exact <= found <= exact + blur * math.log(12)
+
+
+@pytest.mark.filterwarnings("ignore")  # of what it imports
+@pytest.mark.parametrize("reg", [0.05, 0.2])
+@pytest.mark.parametrize(("cost", "p"), COSTS)
+def test_parity_with_ott(cost: str, p: float, reg: float) -> None:
+    pytest.importorskip("ot", reason="POT is not installed")
+    jax = pytest.importorskip("jax", reason="ott-jax is not installed")
+    theirs = pytest.importorskip("ott.neural.methods.monge_gap", reason="ott-jax[neural] is not installed")
+    costs = {"euclidean": theirs.costs.Euclidean(), "sqeuclidean": theirs.costs.SqEuclidean()}
+    options = {"relative_epsilon": "mean", "threshold": 1e-10, "max_iterations": 10_000}
+    X, Y = clouds(12, 12)
+    jax.config.update("jax_enable_x64", True)
+    try:
+        x, y = (jax.numpy.asarray(cloud) for cloud in (X, Y))
+        expected = float(theirs.monge_gap_from_samples(x, y, costs[cost], reg, **options))
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    slack = math.sqrt(12) * 1e-8 * (cdist(X, Y) ** p).max()  # masses are met to 1e-8
+    assert monge_gap(X, Y, cost, reg=reg) == pytest.approx(expected, abs=slack)
 
 
 def test_tensors_of_any_kind() -> None:
