@@ -405,6 +405,13 @@ def test_weights_that_do_not_sum_to_one_are_named() -> None:
     )
 
 
+def test_attention_that_is_not_finite_is_named() -> None:
+    module = nn.MultiheadAttention(8, 2)
+    x = torch.full((5, 1, 8), torch.nan)
+    with pytest.raises(ValueError, match="layer 0 has weights that are NaN or infinite"):
+        capture(module, (x, x, x)).maps()
+
+
 def test_attention_that_is_no_weight_per_head_is_refused() -> None:
     class Odd(GATConv):
         def forward(self, x: Tensor, edge_index: Any, return_attention_weights: bool | None = None) -> Any:

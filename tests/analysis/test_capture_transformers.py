@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -282,6 +284,25 @@ def test_a_failing_model_is_left_as_it_was(recompute: bool) -> None:
     assert hooks(model) == before
     assert model.config._attn_implementation == ("sdpa" if recompute else "eager")
     assert model.training
+
+
+def test_streaming_keeps_one_layer_at_a_time() -> None:
+    config = transformers.BertConfig(**SIZES | {"num_hidden_layers": 8})
+    model = transformers.BertModel._from_config(config, attn_implementation="eager")
+    earlier: list[weakref.ref[Tensor]] = []
+    sizes: list[int] = []
+
+    def callback(layer: LayerAttention) -> None:
+        gc.collect()
+        assert sum(reference() is not None for reference in earlier) <= 1
+        earlier.append(weakref.ref(layer.weights))
+        # Those of the layer, its copy, and what the model still holds of it.
+        found = [each for each in gc.get_objects() if isinstance(each, Tensor) and each.shape[-2:] == (201, 201)]
+        sizes.append(len(found))
+
+    stream_attention(model, {"input_ids": torch.randint(5, 50, (1, 201))}, callback)
+    assert len(earlier) == 8
+    assert max(sizes[1:]) <= sizes[0] + 1
 
 
 def test_sentence_encoders_take_texts() -> None:

@@ -122,6 +122,18 @@ def test_skeletons_of_random_models_are_those_by_d_separation() -> None:
     assert min(right.values()) >= 25
 
 
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_graphs_of_a_hundred_models_are_those_of_their_exact_covariance(learner: str, causal_learn: Any) -> None:
+    right = 0
+    for seed in range(100):
+        G = random_weights(np.random.default_rng(seed))
+        R, nodes = attention_correlation(attention_of(G))
+        found = learn_pag(PartialCorrelationTest(R, 10**5, 1e-4, nodes), learner)
+        assert_array_equal(found.marks, learn_pag(exact(G), learner).marks)
+        right += edges(found) == {(int(j), int(i)) for i, j in np.argwhere(G)}
+    assert right >= 85
+
+
 @pytest.mark.parametrize("n_samples", [100, 768, 10**5])
 def test_the_built_in_skeleton_is_that_of_pc(n_samples: int, causal_learn: Any) -> None:
     rng = np.random.default_rng(1)

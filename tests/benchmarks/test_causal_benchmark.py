@@ -21,6 +21,22 @@ def benchmark(scripts: Path) -> ModuleType:
     return causal
 
 
+def test_what_was_recorded_holds() -> None:
+    """All models have the graph of their exact covariance, and all sets that of causal-learn on the data."""
+    recorded = json.loads((FOLDER / "results" / "causal.json").read_text())
+    models = recorded["models"]
+    settings = {(entry["n_samples"], entry["alpha"]) for entry in models["learned"]}
+    assert settings == {(100_000, 1e-4), (768, 0.01)}
+    for entry in models["learned"]:
+        assert entry["same skeleton"] == entry["same graph"] == models["count"] == 100
+        assert entry["n_samples"] < 100_000 or entry["true skeleton"] >= 85
+    assert recorded["sets"].keys() == {"asia", "cancer", "Sachs"}
+    for found in recorded["sets"].values():
+        for learned in found["learned"].values():
+            assert learned["graphattn"] == learned["causal-learn"]
+            assert learned["between"] == 0
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A set of the form of the smallest one: 1 -> 3 <- 2, in a few samples."""
