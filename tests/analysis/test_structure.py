@@ -204,6 +204,20 @@ def test_a_large_graph() -> None:
     assert attention_graph(maps, loops=False).number_of_edges() == size
 
 
+def test_equal_moves_do_not_go_in_circles() -> None:
+    """In a ring all moves to either side gain the same; between them the search ends in arcs."""
+    size = 5_000
+    edges = np.stack([np.roll(np.arange(size), 1), np.arange(size)])
+    maps = AttentionMaps.from_arrays([(edges, np.ones((size, 1)))], num_nodes=size)
+    found = communities(maps)
+    borders = np.count_nonzero(found.member != np.roll(found.member, 1))
+    assert borders == found.member.max() + 1
+    # Of arcs, modularity is what the edges keep, less what they would by strength alone.
+    share = np.bincount(found.member) / size
+    assert found.modularity == pytest.approx(1 - borders / size - (share**2).sum(), rel=1e-12)
+    assert found.modularity > 0.97
+
+
 def test_closeness_of_more_tokens_than_are_searched_from_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = _maps(_random(11))
     whole = centrality(maps, measures=["closeness"]).values["closeness"]
