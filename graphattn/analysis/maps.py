@@ -270,7 +270,8 @@ class AttentionMaps:
                 "AttentionMaps.save writes"
             ) from None
         maps = cls.from_arrays(layers, num_nodes=len(names), tokens=names, causal=causal, validate=validate)
-        if positions.shape != (len(names),) or positions.dtype.kind not in "iu" or (np.diff(positions) <= 0).any():
+        known = positions.shape == (len(names),) and positions.dtype.kind in "iu"
+        if not known or (np.diff(positions, prepend=-1) <= 0).any():
             raise ValueError(f"{path} has positions {positions}; expected {len(names)} increasing numbers of tokens")
         return cls(maps.layers, maps.num_nodes, maps.tokens, maps.causal, positions)
 

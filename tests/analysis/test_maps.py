@@ -237,6 +237,7 @@ def test_weights_that_are_not_finite(value: float, validate: bool, sparse: bool)
     [
         ("positions", np.arange(4), "has positions .*; expected 5 increasing numbers of tokens"),
         ("positions", np.zeros(5, dtype=int), "expected 5 increasing numbers"),
+        ("positions", np.arange(-1, 4), "expected 5 increasing numbers"),
         ("positions", np.linspace(0, 1, 5), "expected 5 increasing numbers"),
         ("positions", None, "without 'positions'"),
         ("tokens", np.array("abcde"), r"has tokens of shape \(\); expected a list of names"),
