@@ -14,6 +14,7 @@ from graphattn.cli._checks import UserError
 from graphattn.cli._inspect_subject import WHOLE, Sample, Subject
 
 _NAME = "attention"
+_BESIDE = ("tokens", "mask", "parts")
 
 
 def read_maps(path: Path, names: Sequence[Sequence[str]], node: int | None, most: int, *, validate: bool) -> Subject:
@@ -21,7 +22,8 @@ def read_maps(path: Path, names: Sequence[Sequence[str]], node: int | None, most
 
     Args:
         path: A ``.npz`` file: what ``AttentionMaps.save`` writes; an array ``attention`` [L, H, N, N], or [B, L, H, N,
-            N] with a ``mask`` [B, N]; or arrays ``attention_0``, ``attention_1``, ... of inputs of any lengths.
+            N] with a ``mask`` [B, N]; or arrays ``attention_0``, ``attention_1``, ... of inputs of any lengths. Arrays
+            ``parts``, as ``tokens``, name the part of the input that each node is of.
         names: Names of the nodes of each input; none for those in the file, or numbers.
         node: The node to explain.
         most: Number of inputs that are read.
@@ -46,7 +48,7 @@ def read_maps(path: Path, names: Sequence[Sequence[str]], node: int | None, most
         except (ValueError, TypeError) as error:
             hint = "; --unnormalized reads rows that do not sum to 1" if "validate=False" in str(error) else ""
             raise UserError(f"{path}, input {number}: {error}{hint}") from error
-        samples.append(_sample(f"input {number}", maps, node))
+        samples.append(_sample(f"input {number}", maps, node, _parts(path, entry["parts"], maps)))
     if not samples:
         raise UserError(f"{path} has no tokens; expected at least one input with one")
     return Subject(path.name, "saved attention maps", samples, notes=notes)
@@ -55,25 +57,24 @@ def read_maps(path: Path, names: Sequence[Sequence[str]], node: int | None, most
 def _entries(path: Path, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Split what a file holds into inputs."""
     if _NAME in arrays:
-        attention, tokens, mask = arrays[_NAME], arrays.get("tokens"), arrays.get("mask")
+        attention, beside = arrays[_NAME], {name: arrays.get(name) for name in _BESIDE}
         if attention.ndim != 5:
-            return [{"attention": attention, "tokens": tokens, "mask": mask}]
-        for name, values in (("tokens", tokens), ("mask", mask)):
-            if values is not None and values.shape[:2] != (len(attention), attention.shape[-1]):
-                raise UserError(
-                    f"{path}: {name} has shape {values.shape}; expected {(len(attention), attention.shape[-1])}"
-                )
+            return [{_NAME: attention} | beside]
+        expected = (len(attention), attention.shape[-1])
+        for name, values in beside.items():
+            if values is not None and values.shape[:2] != expected:
+                raise UserError(f"{path}: {name} has shape {values.shape}; expected {expected}")
         return [
-            {"attention": each, "tokens": _row(tokens, number), "mask": _row(mask, number)}
+            {_NAME: each} | {name: _row(values, number) for name, values in beside.items()}
             for number, each in enumerate(attention)
         ]
     if f"{_NAME}_0" in arrays:
         entries: list[dict[str, Any]] = []
         while f"{_NAME}_{len(entries)}" in arrays:
             end = f"_{len(entries)}"
-            entries.append({name: arrays.get(name + end) for name in ("attention", "tokens", "mask")})
+            entries.append({name: arrays.get(name + end) for name in (_NAME, *_BESIDE)})
         return entries
-    return [{"file": path}]
+    return [{"file": path, "parts": arrays.get("parts")}]
 
 
 def _row(values: np.ndarray | None, number: int) -> np.ndarray | None:
@@ -95,7 +96,18 @@ def _read(path: Path, entry: dict[str, Any], names: list[str] | None, validate: 
     return AttentionMaps.from_arrays(entry["attention"], tokens=names, mask=entry["mask"], validate=validate)
 
 
-def _sample(title: str, maps: AttentionMaps, node: int | None) -> Sample:
+def _parts(path: Path, parts: np.ndarray | None, maps: AttentionMaps) -> list[str] | None:
+    """Name the part of each node that is not masked."""
+    if parts is None:
+        return None
+    if parts.ndim == 1 and len(parts) != maps.num_nodes and len(parts) > maps.positions[-1]:
+        parts = parts[maps.positions]
+    if parts.shape != (maps.num_nodes,):
+        raise UserError(f"{path}: parts has shape {parts.shape}; expected one for each of {maps.num_nodes} nodes")
+    return [str(part) for part in parts.tolist()]
+
+
+def _sample(title: str, maps: AttentionMaps, node: int | None, parts: list[str] | None) -> Sample:
     if node is not None and not 0 <= node < maps.num_nodes:
         raise UserError(f"--node is {node} but {title} has {maps.num_nodes} nodes; expected a number from 0")
     sparse = any(maps.is_sparse(layer) for layer in range(maps.num_layers))
@@ -104,4 +116,4 @@ def _sample(title: str, maps: AttentionMaps, node: int | None) -> Sample:
         target = maps.num_nodes - 1
     if target is None and (sparse or maps.num_nodes > WHOLE):
         target = int(np.bincount(maps.edges(-1)[0][1], minlength=maps.num_nodes).argmax())
-    return Sample(title, maps, None if sparse else list(maps.tokens), target)
+    return Sample(title, maps, None if sparse else list(maps.tokens), target, parts=parts)

@@ -11,31 +11,34 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from graphattn.analysis import capture
+from graphattn.cli._checkpoint import read_checkpoint
 from graphattn.cli._checks import UserError
-from graphattn.cli._inspect_subject import Sample, Subject, attribution, maps_of, weights_of
+from graphattn.cli._inspect_subject import (
+    OUTPUTS,
+    WHOLE,
+    Sample,
+    Subject,
+    attribution,
+    maps_of,
+    outputs_of,
+    weights_of,
+)
 from graphattn.cli._predict_network import arguments, network_inputs, node_config
 from graphattn.cli._predict_read import Source, read_source
-from graphattn.engine import load_checkpoint
 from graphattn.models.network import Network
 from graphattn.nn.global_attention.softmax import SoftmaxAttention
-from graphattn.training import load_model
 
 MASKED = 64  # nodes of a graph that the faithfulness check leaves out, at most
 _DENSE = 4096  # nodes up to which attention between all of them is kept
 
 
 def read_network(
-    path: Path, data: str, root: Path, split: str | None, node: int | None, most: int, device: torch.device
+    path: Path, data: str | None, root: Path, split: str | None, node: int | None, most: int, device: torch.device
 ) -> Subject:
     """Read a checkpoint and capture its attention on the graphs of some data."""
-    try:
-        model, config = load_model(path), load_checkpoint(path)["config"]
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{path} cannot be used: {reason}") from error
-    missing = [key for key in ("task", "kind", "classes", "transform", "split", "metric") if key not in config]
-    if missing:
-        raise UserError(f"{path} does not tell the {', '.join(missing)} of its training; train it anew")
+    model, config = read_checkpoint(path)
+    if data is None:
+        raise UserError(f"{path} needs graphs; pass --data")
     try:
         source = read_source(data, root, split, config)
         return _subject(path, model.to(device), config, source, node, most, device)
@@ -75,7 +78,8 @@ def _subject(
                 f"{title} has {size} nodes, and the network attends from each to all; expected at most {_DENSE}"
             )
         call = _Call(config["kind"], data.to(device), labels, _target(data, config["kind"], node, title))
-        captured = capture(model, call.inputs(model), head_outputs=False)
+        keep = len(samples) < OUTPUTS and size <= WHOLE
+        captured = capture(model, call.inputs(model), head_outputs=keep)
         names = [str(name) for name in (source.ids if source.ids is not None else range(size))]
         maps, unchecked = maps_of(captured, names)
         if unchecked:
@@ -86,7 +90,8 @@ def _subject(
         maskable = call.maskable(relevance)
         if len(maskable) == MASKED:
             notes[f"the check of the rollout leaves out the {MASKED} nodes of most relevance only"] = None
-        samples.append(Sample(title, maps, None, call.target, maskable, call.scorer(model, maskable)))
+        gathered = outputs_of(captured) if keep else None
+        samples.append(Sample(title, maps, None, call.target, maskable, call.scorer(model, maskable), gathered))
     if not samples:
         raise ValueError(f"{source.name} has no graph with a node")
     return Subject(

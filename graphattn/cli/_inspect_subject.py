@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from graphattn.analysis import AttentionMaps, Capture, rollout, rollout_rows
 from graphattn.analysis.roles import HeadRoles
 
-# Nodes up to which all rows of a rollout are made.
+# Nodes up to which what takes all pairs of them is computed.
 WHOLE = 512
+OUTPUTS = 5  # inputs of which it is kept what the heads gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,9 @@ class Sample:
         target: The node whose row of the rollout is shown; ``None`` for the mean of all rows.
         maskable: The nodes that ``score`` can do without.
         score: What the model makes of some of them; ``None`` without a model.
+        outputs: What the heads of each layer gather, :math:`(H, N, C)`; ``None`` where it was not kept.
+        separators: Which of the ids end a segment.
+        parts: The part of the input that each node is of, such as the first text of a pair; ``None`` without parts.
     """
 
     title: str
@@ -35,6 +39,9 @@ class Sample:
     target: int | None = None
     maskable: np.ndarray = field(default_factory=lambda: np.arange(0))
     score: Callable[[Tensor], Any] | None = None
+    outputs: Sequence[Tensor] | None = None
+    separators: Sequence[Any] = ()
+    parts: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +88,17 @@ def weights_of(captured: Capture) -> list[tuple[Tensor, Tensor, int] | None]:
             query, key = layer.query_weight, layer.key_weight
             square = query is not None and key is not None and query.size(0) == key.size(0)
             found.append((query, key, layer.heads) if query is not None and key is not None and square else None)
+    return found
+
+
+def outputs_of(captured: Capture) -> list[Tensor] | None:
+    """Return what the heads of each layer of self-attention gather, where all layers tell."""
+    found = []
+    for layer in captured.layers:
+        if not layer.cross:
+            if layer.head_outputs is None:
+                return None
+            found.append(layer.head_outputs[0] if layer.edge_index is None else layer.head_outputs.movedim(1, 0))
     return found
 
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 
 import networkx as nx
 import numpy as np
 
-BLUE, GREY = "#2c7fb8", "#888"
+from graphattn.cli._inspect_html import number, text
+
+BLUE, ORANGE, GREY = "#2c7fb8", "#d95f0e", "#888"
 _LEVELS = 24
-_LONGEST = 40  # characters of a text that is shown
-
-
-def text(value: object, longest: int = _LONGEST) -> str:
-    """Escape a text, cut it, and replace what no page may hold."""
-    shown = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(value))
-    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
-    return html.escape(shown.encode("utf-8", "replace").decode())
-
-
-def number(value: float | None) -> str:
-    """Write a number of a table or a tooltip."""
-    return "–" if value is None or math.isnan(value) else f"{value:.3g}"
+_TICKS = 6  # marks of an axis, at most one more
+_SLACK = 1e-3  # of their distance, by which an end of the axis may miss one
 
 
 def shade(share: float) -> str:
@@ -43,8 +33,18 @@ def _label(x: float, y: float, value: str, anchor: str = "middle") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text(value)}</text>'
 
 
-def heatmap(rows: Sequence[Sequence[float | None]], title: str, low: float, high: float) -> str:
-    """Draw heads as cells, one row a layer; cells of equal shade are one path, so that many stay small."""
+def _turned(x: float, y: float, value: str) -> str:
+    """Write a name from the top down."""
+    return f'<g transform="translate({x:.1f} {y:.1f}) rotate(-90)">{_label(0, 0, value[:12], "end")}</g>'
+
+
+def heatmap(
+    rows: Sequence[Sequence[float | None]], title: str, low: float, high: float, names: Sequence[str] = ()
+) -> str:
+    """Draw heads, or nodes by their names, as cells, one row a layer.
+
+    Cells of equal shade are one path, so that many stay small.
+    """
     widest = max((len(row) for row in rows), default=1)
     size = max(4.0, min(22.0, 330 / max(widest, 1)))
     paths: dict[str, list[str]] = {}
@@ -60,11 +60,15 @@ def heatmap(rows: Sequence[Sequence[float | None]], title: str, low: float, high
     left, across, down = 24.0, size * widest, size * len(rows)
     step = max(1, math.ceil(14 / size))
     marks = [_label(left - 5, size * (row + 0.5) + 4, str(row), "end") for row in range(0, len(rows), step)]
-    marks += [_label(left + size * (head + 0.5), down + 13, str(head)) for head in range(0, widest, step)]
+    if names:
+        marks += [_turned(left + size * (place + 0.5) + 4, down + 6, name) for place, name in enumerate(names)]
+    else:
+        marks += [_label(left + size * (place + 0.5), down + 13, str(place)) for place in range(0, widest, step)]
     frame = f'<rect x="{left}" y="0" width="{across:g}" height="{down:g}" class="frame"/>'
     drawn = [f'<g transform="translate({left} 0) scale({size:g})">{cells}</g>', frame, *marks]
     caption = f"<b>{text(title)}</b><br>{number(low)} (white) to {number(high)}"
-    return f"<figure><figcaption>{caption}</figcaption>{_svg(left + across + 8, down + 18, title, drawn)}</figure>"
+    below = 80.0 if names else 18.0
+    return f"<figure><figcaption>{caption}</figcaption>{_svg(left + across + 8, down + below, title, drawn)}</figure>"
 
 
 def lines(
@@ -72,8 +76,9 @@ def lines(
     across: str,
     up: str,
     band: tuple[float, float, str] | None = None,
+    least: tuple[float, float] | None = None,
 ) -> str:
-    """Draw curves by name: x, y, colour and dashes; with a band of known values."""
+    """Draw curves by name: x, y, colour and dashes; with a band of known values, and a range that is shown at least."""
     width, height, left, right, top, bottom = 430.0, 210.0, 52.0, 10.0, 10.0, 34.0
     points = {
         name: [(float(a), float(b)) for a, b in zip(x, y, strict=True) if b is not None and not math.isnan(b)]
@@ -83,7 +88,7 @@ def lines(
     if not everything:
         return "<p>nothing to draw</p>"
     xs, ys = [point[0] for point in everything], [point[1] for point in everything]
-    ys += [] if band is None else list(band[:2])
+    ys += [*(band or ())[:2], *(least or ())]
     (x0, x1), (y0, y1) = _span(xs), _span(ys)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -100,11 +105,13 @@ def lines(
             f'fill="#fdd9a0" opacity=".5"/>'
         )
     whole = all(x == int(x) for x in xs)
-    for share in (0.0, 0.5, 1.0):
-        x, y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
-        x = float(int(x)) if whole else x
-        parts.append(_label(place(x, y0)[0], height - bottom + 14, f"{x:.3g}"))
-        parts.append(_label(left - 5, place(x0, y)[1] + 4, f"{y:.3g}", "end"))
+    for x, written in _ticks(x0, x1, whole):
+        if min(xs) <= x <= max(xs):
+            parts.append(_label(place(x, y0)[0], height - bottom + 14, written))
+    for y, written in _ticks(y0, y1):
+        level = place(x0, y)[1]
+        parts.append(f'<path class="grid" d="M{left} {level:.1f}H{width - right}"/>')
+        parts.append(_label(left - 5, level + 4, written, "end"))
     for name, own in points.items():
         _, _, colour, dashes = series[name]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in own))
@@ -134,11 +141,22 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _ticks(low: float, high: float, whole: bool = False) -> list[tuple[float, str]]:
+    """Return round numbers within a range, and how they are written: multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
+    power = max(power, 1.0) if whole else power
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= _TICKS)
+    first, last = math.ceil(low / step - _SLACK), math.floor(high / step + _SLACK)
+    digits = max(0, -math.floor(math.log10(step) + _SLACK))
+    form = f".{digits}f" if digits < 5 and max(abs(low), abs(high)) < 1e5 else ".4g"
+    return [(multiple * step, f"{multiple * step:{form}}") for multiple in range(first, last + 1)]
+
+
 def network(
     nodes: Mapping[int, str], edges: Sequence[tuple[int, int, float, str]], ring: bool, target: int | None = None
 ) -> str:
     """Draw a graph: nodes by number with their names, edges with weights and marks such as ``o->``."""
-    size, middle, radius = 460.0, 230.0, 165.0
+    size, middle, radius = 440.0, 220.0, 170.0
     order = list(nodes)
     if ring:
         angles = -np.pi / 2 + 2 * np.pi * np.arange(len(order)) / max(len(order), 1)
@@ -150,7 +168,7 @@ def network(
         found = nx.spring_layout(graph, seed=0, iterations=60)
         unit = np.array([found[node] for node in order])
         unit = unit - (unit.max(axis=0) + unit.min(axis=0)) / 2
-        unit = unit / max(float(np.abs(unit).max()), 1e-9)
+        unit = unit / np.maximum(np.abs(unit).max(axis=0), 1e-9)
     at = {node: middle + radius * point for node, point in zip(order, unit, strict=True)}
     heaviest = max((weight for _, _, weight, _ in edges if math.isfinite(weight)), default=1.0) or 1.0
     parts = []
@@ -159,7 +177,7 @@ def network(
         parts.append(_edge(at[j], at[i], share, kind))
     for node, point in at.items():
         x, y = point
-        colour = "#d95f0e" if node == target else BLUE
+        colour = ORANGE if node == target else BLUE
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>')
         out = (point - middle) / max(float(np.hypot(*(point - middle))), 1e-9)
         anchor = "start" if out[0] > 0.3 else "end" if out[0] < -0.3 else "middle"

@@ -14,10 +14,12 @@ from graphattn._optional import require
 from graphattn.analysis import AttentionMaps, capture, head_roles, repeated_tokens
 from graphattn.analysis.roles import HeadRoles
 from graphattn.cli._checks import UserError
-from graphattn.cli._inspect_subject import Sample, Subject, maps_of, weights_of
+from graphattn.cli._inspect_subject import OUTPUTS, WHOLE, Sample, Subject, maps_of, outputs_of, weights_of
 
 _PROBE = 25  # tokens of a copy
 _TITLE = 500  # characters of a text that are kept as its title
+_PAIR = "\t"  # between the two texts of a pair
+_MARKS = (".", "!", "?", ";")  # that end a segment, as separators do
 _LOADERS = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForCausalLM": "AutoModelForCausalLM",
@@ -30,6 +32,7 @@ def read_transformer(
 ) -> Subject:
     """Load a model without a network and capture its attention on each text by itself, so that none is padded."""
     tokenizer, model = _load(folder)
+    separators = _separators(tokenizer)
     model = model.to(device).eval()
     limit = min(max_tokens, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**6)
     notes: dict[str, None] = {}
@@ -38,16 +41,21 @@ def read_transformer(
     weights: Any = ()
     scored = ""
     for number, text in enumerate(texts):
-        batch = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt", return_special_tokens_mask=True)
+        pair = text.split(_PAIR, 1)
+        batch = tokenizer(
+            *pair, truncation=True, max_length=limit, return_tensors="pt", return_special_tokens_mask=True
+        )
         special = batch.pop("special_tokens_mask")[0].bool()
+        parts = _parts(batch) if len(pair) > 1 else None
         inputs = {name: value.to(device) for name, value in batch.items()}
         ids = inputs["input_ids"][0]
         if not len(ids):
             notes[f"text {number} has no tokens and is left out"] = None
             continue
-        if len(ids) == limit and len(tokenizer(text)["input_ids"]) > limit:
+        if len(ids) == limit and len(tokenizer(*pair)["input_ids"]) > limit:
             notes[f"texts are cut after {limit} tokens"] = None
-        captured = capture(model, inputs, head_outputs=False)
+        keep = len(samples) < OUTPUTS and len(ids) <= WHOLE
+        captured = capture(model, inputs, head_outputs=keep)
         maps, unchecked = maps_of(captured, tokenizer.convert_ids_to_tokens(ids.tolist()))
         if unchecked:
             notes[unchecked] = None
@@ -58,7 +66,9 @@ def read_transformer(
         maskable = np.flatnonzero(may.numpy())
         score, scored, target = _scorer(model, inputs, maskable, maps.causal)
         encoded.append(inputs)
-        samples.append(Sample(text[:_TITLE], maps, ids.tolist(), target, maskable, score))
+        gathered = outputs_of(captured) if keep else None
+        title = " | ".join(pair)[:_TITLE]
+        samples.append(Sample(title, maps, ids.tolist(), target, maskable, score, gathered, separators, parts))
     if not samples:
         raise UserError("no text has a token; expected at least one that has")
     names = [sample.maps.tokens for sample in samples]
@@ -77,7 +87,7 @@ def read_transformer(
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    transformers = require("transformers", "bench")
+    transformers = require("transformers", "inspect")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -91,6 +101,21 @@ def _load(folder: Path) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise UserError(f"{folder} holds no model that can be read: {str(error).splitlines()[0]}") from error
     return tokenizer, model.get_encoder() if config.is_encoder_decoder else model
+
+
+def _separators(tokenizer: Any) -> list[int]:
+    """List the ids that end a segment: the tokenizer's own, and marks that it knows as tokens."""
+    marks = tokenizer.convert_tokens_to_ids(list(_MARKS))
+    found = {tokenizer.sep_token_id, tokenizer.eos_token_id, *marks} - {None, tokenizer.unk_token_id}
+    return sorted(found)
+
+
+def _parts(batch: Any) -> list[str] | None:
+    """Tell which text of a pair each token is of, where the tokenizer keeps track of it."""
+    if not batch.is_fast:
+        return None
+    names = {None: "special", 0: "first text", 1: "second text"}
+    return [names[number] for number in batch.sequence_ids(0)]
 
 
 def _probe(

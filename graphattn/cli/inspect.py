@@ -5,12 +5,15 @@ attention maps (.npz). The output folder gets report.html, which loads nothing a
 with the numbers.
 
 What is read beside it:
-  a Hugging Face folder   texts: --text, or --texts with one a line
-  a checkpoint            a graph, or graphs: --data
+  a Hugging Face folder   texts: --text, or --texts with one a line; a tab in a text makes it a pair of two. It needs
+                          transformers (pip install 'graphattn[inspect]')
+  a checkpoint            a graph, or graphs: --data. Networks of events and of sequences are refused; of those of
+                          events graphattn.analysis.capture gets the attention of a call
   attention maps          the names of their nodes, if wanted: --texts with one line an input, words apart
 
 What a .npz may hold: what AttentionMaps.save writes; an array attention [L, H, N, N], with tokens and mask; the same
-for a batch, [B, L, H, N, N]; or attention_0, attention_1, ... for inputs of any lengths.
+for a batch, [B, L, H, N, N]; or attention_0, attention_1, ... for inputs of any lengths. An array parts beside them,
+which names the part of the input that each node is of, such as image and words, adds the flow between parts.
 
 How broken input is treated:
   NaN, infinite weights   refused
@@ -155,7 +158,7 @@ def _read(args: argparse.Namespace, path: Path, texts: list[str], device: torch.
             path, [text.split() for text in texts], args.node, args.max_inputs, validate=not args.unnormalized
         )
     else:
-        _check(args, path, "graphs", needed=("data",), useless=("text", "texts", "unnormalized"))
+        _check(args, path, "graphs", useless=("text", "texts", "unnormalized"))
         subject = read_network(path, args.data, args.root, args.split, args.node, args.max_inputs, device)
     return subject
 

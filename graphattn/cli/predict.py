@@ -30,14 +30,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from graphattn.cli._checkpoint import read_checkpoint
 from graphattn.cli._checks import UserError, usable_device
 from graphattn.cli._files import whole
 from graphattn.cli._predict_network import predict
 from graphattn.cli._predict_read import read_pairs, read_source, score
 from graphattn.cli._predict_rows import Rows, of_nodes_or_graphs, of_pairs
-from graphattn.engine import load_checkpoint
-from graphattn.models.network import Network
-from graphattn.training import load_model
 
 BATCH_SIZE = 256
 
@@ -65,7 +63,7 @@ def _size(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Predict, write the table and return 0."""
     device = usable_device(args.device)
-    model, config = _load(args.checkpoint)
+    model, config = read_checkpoint(args.checkpoint)
     _check_options(args, config)
     try:
         source = read_source(args.data, args.root, args.split, config)
@@ -88,25 +86,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"if this is what it was trained on, --split {config['split']} scores the test part alone")
     print(f"wrote {args.out}")
     return 0
-
-
-def _load(path: Path) -> tuple[Network, dict[str, Any]]:
-    """Read a checkpoint, which may be no file, no checkpoint, or one without a network."""
-    try:
-        model, config = load_model(path), load_checkpoint(path)["config"]
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{path} cannot be used: {reason}") from error
-    kind = config.get("kind")
-    if kind in ("event", "sequence"):
-        raise UserError(
-            f"{path} is about {kind}s, but graphattn predict reads nodes, graphs and links; "
-            "use graphattn.training.load_model in Python"
-        )
-    missing = [key for key in ("task", "kind", "classes", "transform", "split", "metric") if key not in config]
-    if missing:
-        raise UserError(f"{path} does not tell the {', '.join(missing)} of its training; train it anew")
-    return model, config
 
 
 def _check_options(args: argparse.Namespace, config: Mapping[str, Any]) -> None:

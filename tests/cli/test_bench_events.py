@@ -45,7 +45,7 @@ def test_networks_of_events_are_compared(stream: str, tmp_path: Path, capsys: py
     assert "the best peer" in printed  # TGN or GAT, of which the library says how far ours are away
     checkpoint = out / "talks" / "TGAT" / "seed-0.pt"
     assert main(["predict", str(checkpoint), "--data", stream, "--out", str(tmp_path / "rows.csv")]) == 2
-    assert "is about events, but graphattn predict reads nodes, graphs and links; use" in capsys.readouterr().err
+    assert "is about events, and only networks of nodes, graphs and links are read here; use" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

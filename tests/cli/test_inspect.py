@@ -30,7 +30,9 @@ from graphattn.analysis import (
 )
 from graphattn.cli import main
 from graphattn.cli._inspect_measures import measure
-from graphattn.cli._inspect_svg import heatmap, lines, network, text
+from graphattn.cli._inspect_sections import SECTIONS
+from graphattn.cli._inspect_html import number, text
+from graphattn.cli._inspect_svg import heatmap, lines, network
 from graphattn.datasets import LinkTask, load
 from graphattn.engine import Recipe
 from graphattn.models import AttentionNet, GraphHead, LinkHead
@@ -80,7 +82,7 @@ def safe(page: Page) -> None:
     assert "script" not in page.tags
     assert "img" not in page.tags
     assert not page.handlers
-    assert all(link.startswith("data:") for link in page.links)
+    assert all(link.startswith(("data:", "#")) for link in page.links)
     assert "http://" not in page.source
     assert "https://" not in page.source
     assert "url(" not in page.source
@@ -140,11 +142,11 @@ def test_numbers_are_those_of_the_measures(report, saved) -> None:
     assert_allclose(found["spectrum"]["effective_rank"], values.effective_rank, rtol=1e-12)
     assert_allclose(found["spectrum"]["stable_rank"], values.stable_rank, rtol=1e-12)
     assert_allclose(found["symmetry"]["maps"], [symmetry(maps.affinity(layer)) for layer in range(2)], rtol=1e-12)
-    tokens = found["details"][0]["tokens"]
+    tokens = found["rollout"]["inputs"][0]["tokens"]
     assert_allclose([each["relevance"] for each in tokens], rollout(maps).relevance[-1].mean(axis=0), rtol=1e-12)
-    assert found["communities"]["modularity"] == pytest.approx(communities(maps).modularity, rel=1e-12)
+    assert found["structure"]["communities"]["modularity"] == pytest.approx(communities(maps).modularity, rel=1e-12)
     rank = centrality(maps).values["pagerank"]
-    assert [each["node"] for each in found["centrality"]["nodes"]] == np.argsort(-rank, kind="stable").tolist()
+    assert [each["node"] for each in found["structure"]["centrality"]["nodes"]] == np.argsort(-rank, kind="stable").tolist()
     mean = maps.dense(1).mean(axis=0)
     for edge in found["affinity"]["edges"]:
         assert edge["weight"] == pytest.approx(mean[edge["target"], edge["source"]], rel=1e-12)
@@ -208,7 +210,7 @@ def test_a_padded_batch(report, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [each["nodes"] for each in found["inputs"]] == [5, 3]
     assert "input 1 has no tokens and is left out" in capsys.readouterr().err
     assert_allclose(
-        [each["relevance"] for each in found["details"][1]["tokens"]],
+        [each["relevance"] for each in found["rollout"]["inputs"][1]["tokens"]],
         rollout(AttentionMaps.from_arrays(random_maps(3, 1, 2, seed=2))).relevance[-1].mean(axis=0),
         rtol=1e-12,
     )
@@ -240,7 +242,7 @@ def test_rows_that_do_not_sum_to_one(report, tmp_path: Path) -> None:
     found, page = report(path, "--unnormalized")
     model = found["models"][0]
     assert "negative weights" in model["sinks"]["missing"]
-    assert "negative weights" in model["details"][0]["missing"]
+    assert "negative weights" in model["rollout"]["inputs"][0]["missing"]
     assert len(model["spectrum"]["stable_rank"]) == 2
     assert any("Not measured" in words for words in page.words)
 
@@ -259,12 +261,12 @@ def test_a_large_graph_is_summarized(report, tmp_path: Path) -> None:
     assert found["inputs"][0]["degree"]["mean"] == 5
     assert "order of tokens" in found["roles"]["missing"]
     assert found["spectrum"]["truncated"]
-    assert "edges" in found["communities"]["missing"]
+    assert "edges" in found["structure"]["communities"]["missing"]
     assert "10000 nodes" in found["causal"]["missing"]
     drawn = [each["node"] for each in found["affinity"]["nodes"]]
     assert 17 in drawn
     assert len(drawn) <= 40
-    detail = found["details"][0]
+    detail = found["rollout"]["inputs"][0]
     assert len(detail["tokens"]) == 128
     relevance = rollout_rows(maps, [17]).relevance[0, 0]
     for each in detail["tokens"]:
@@ -280,7 +282,7 @@ def test_two_side_by_side(report, saved, tmp_path: Path) -> None:
     assert_allclose(found["models"][0]["spectrum"]["stable_rank"], spectrum(maps).stable_rank, rtol=1e-12)
     assert "Side by side" in page.words
     assert {"maps.npz", "other.npz"} <= set(page.words)
-    assert page.source.count('<div class="pair">') == 9
+    assert page.source.count('<div class="pair">') == len(SECTIONS)
     same = report("--compare", path, path)[0]["models"]
     assert [model["name"] for model in same] == [str(path), str(path)]
 
@@ -329,7 +331,7 @@ def test_a_network_on_a_graph(report, trained: Path) -> None:
     maps = captured.maps()
     assert found["layers"] == maps.num_layers
     relevance = rollout_rows(maps, [3]).relevance[0, 0]
-    detail = found["details"][0]
+    detail = found["rollout"]["inputs"][0]
     assert_allclose([each["relevance"] for each in detail["tokens"]], relevance, rtol=1e-6, atol=1e-9)
     check = detail["faithfulness"]
     assert 3 not in check["maskable"]
@@ -341,7 +343,7 @@ def test_a_network_on_a_graph(report, trained: Path) -> None:
     with torch.no_grad():
         left = model(kept.x, kept.edge_index)[alone.index(3)].softmax(0)
     assert check["deletion"][-1] == pytest.approx(float(left[probability.argmax()]), rel=1e-5)
-    assert len(found["randomized"]["correlation"]) == 3
+    assert [len(values) for values in found["control"]["correlation"].values()] == [3, 3, 3]
 
 
 def test_a_network_on_several_graphs(report, tmp_path: Path) -> None:
@@ -367,10 +369,10 @@ def test_a_network_on_several_graphs(report, tmp_path: Path) -> None:
     graph = graphs[0]
     with torch.no_grad():
         out = model(x=graph.x, edge_index=graph.edge_index, batch=torch.zeros(4, dtype=torch.long), num_graphs=1)
-    check = found["details"][0]["faithfulness"]
+    check = found["rollout"]["inputs"][0]["faithfulness"]
     assert check["deletion"][0] == pytest.approx(float(out[0].softmax(0).max()), rel=1e-5)
     assert 0 not in check["maskable"]
-    assert "curves need at least 2" in found["details"][18]["faithfulness"]["missing"]
+    assert "curves need at least 2" in found["rollout"]["inputs"][18]["faithfulness"]["missing"]
 
 
 def test_a_network_that_scores_pairs(report, tmp_path: Path) -> None:
@@ -394,7 +396,7 @@ def test_a_network_that_scores_pairs(report, tmp_path: Path) -> None:
     fit(net, task, Recipe(epochs=1, batch_size=16, lr=0.02), out=tmp_path / "run", progress=False)
     path = tmp_path / "run" / "seed-0.pt"
     found = report(path, "--data", where, "--node", 4)[0]["models"][0]
-    check = found["details"][0]["faithfulness"]
+    check = found["rollout"]["inputs"][0]["faithfulness"]
     model = load_model(path)
     with torch.no_grad():
         scores = {
@@ -408,8 +410,8 @@ def test_a_network_that_scores_pairs(report, tmp_path: Path) -> None:
 
 def test_the_check_can_be_left_out(report, trained: Path) -> None:
     found = report(trained, "--data", "karate", "--no-check")[0]["models"][0]
-    assert "--no-check" in found["details"][0]["faithfulness"]["missing"]
-    assert "--no-check" in found["randomized"]["missing"]
+    assert "--no-check" in found["rollout"]["inputs"][0]["faithfulness"]["missing"]
+    assert "--no-check" in found["control"]["missing"]
 
 
 # Hugging Face #########################################################################################################
@@ -440,17 +442,17 @@ def test_an_encoder_on_texts(report, bert: Path, tmp_path: Path) -> None:
     texts.write_text("a b c a b\n\n<script> d e f\n")
     found = report(bert, "--texts", texts, "--text", "")[0]["models"][0]
     assert [each["nodes"] for each in found["inputs"]] == [2, 7, 8]
-    assert [each["token"] for each in found["details"][1]["tokens"]] == ["[CLS]", *"abcab", "[SEP]"]
-    check = found["details"][1]["faithfulness"]
+    assert [each["token"] for each in found["rollout"]["inputs"][1]["tokens"]] == ["[CLS]", *"abcab", "[SEP]"]
+    check = found["rollout"]["inputs"][1]["faithfulness"]
     assert check["maskable"] == [1, 2, 3, 4, 5]
     assert check["deletion"][0] == pytest.approx(1.0, abs=1e-5)
-    assert "curves need at least 2" in found["details"][0]["faithfulness"]["missing"]
-    assert found["checked"]["inputs"] == 2
-    both = [detail["faithfulness"]["deletion_p"] for detail in found["details"][1:]]
-    assert found["checked"]["deletion_p"] == pytest.approx(np.mean(both))
+    assert "curves need at least 2" in found["rollout"]["inputs"][0]["faithfulness"]["missing"]
+    assert found["rollout"]["checked"]["inputs"] == 2
+    both = [detail["faithfulness"]["deletion_p"] for detail in found["rollout"]["inputs"][1:]]
+    assert found["rollout"]["checked"]["deletion_p"] == pytest.approx(np.mean(both))
     assert len(found["symmetry"]["query_key"]) == 2
     assert found["causal"]["n_samples"] == 16
-    assert "scores" in found["probe"]
+    assert "scores" in found["roles"]["probe"]
 
 
 @pytest.mark.parametrize(("name", "target"), [("BertForSequenceClassification", 0), ("GPT2LMHeadModel", 5)])
@@ -466,7 +468,7 @@ def test_what_other_models_say(report, bert: Path, name: str, target: int, tmp_p
     transformers.BertTokenizer(str(bert / "vocab.txt")).save_pretrained(tmp_path / "model")
     found = report(tmp_path / "model", "--text", "a b a b")[0]["models"][0]
     assert found["causal_mask"] == (name == "GPT2LMHeadModel")
-    detail = found["details"][0]
+    detail = found["rollout"]["inputs"][0]
     assert detail["target"] == target
     assert detail["faithfulness"]["maskable"] == [1, 2, 3, 4]
     ids = torch.tensor([[2, 5, 6, 5, 6, 3]])
@@ -496,7 +498,7 @@ def test_what_an_encoder_says_without_tokens(bert: Path) -> None:
     expected = [1.0, float(nn.functional.cosine_similarity(whole, part, dim=0))]
     assert sample.score is not None
     assert_allclose(sample.score(kept), expected, atol=1e-5)
-    found = measure(subject, None, 0, check=True)["details"][0]
+    found = measure(subject, None, 0, check=True)["rollout"]["inputs"][0]
     curves = faithfulness(
         sample.score,
         rollout(sample.maps).relevance[-1].mean(axis=0)[sample.maskable],
