@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from graphattn.training import load_model
 def read_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     """Read a network and its config; a file may be no checkpoint, hold no network, or one that reads no graph."""
     try:
-        model, config = load_model(path), load_checkpoint(path)["config"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's, about pickles that it then refuses
+            model, config = load_model(path), load_checkpoint(path)["config"]
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"{path} cannot be used: {reason}") from error

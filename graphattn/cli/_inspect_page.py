@@ -24,7 +24,7 @@ nav{font-size:.88em}nav a{display:inline-block;margin-right:1em;color:#2c7fb8;te
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:1.5em}
 .pair>div{min-width:0;overflow-x:auto}
 .row{display:flex;flex-wrap:wrap;gap:.5em 3em;align-items:flex-start}
-.row>div{min-width:0;max-width:100%;flex:0 1 auto}.row p{max-width:36em}
+.row>div{min-width:0;max-width:100%;flex:0 1 auto}.row p:not(.legend){max-width:36em}
 table{border-collapse:collapse;font-size:.86em}td,th{padding:.15em .6em;text-align:right;border-bottom:1px solid #eee}
 td:first-child,th:first-child{text-align:left}
 svg{max-width:100%;height:auto}

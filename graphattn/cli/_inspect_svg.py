@@ -79,7 +79,7 @@ def lines(
     least: tuple[float, float] | None = None,
 ) -> str:
     """Draw curves by name: x, y, colour and dashes; with a band of known values, and a range that is shown at least."""
-    width, height, left, right, top, bottom = 430.0, 210.0, 52.0, 10.0, 10.0, 34.0
+    width, height, left, right, top, bottom = 440.0, 210.0, 62.0, 10.0, 10.0, 34.0
     points = {
         name: [(float(a), float(b)) for a, b in zip(x, y, strict=True) if b is not None and not math.isnan(b)]
         for name, (x, y, _, _) in series.items()

@@ -75,17 +75,18 @@ def _draw_input(found: Mapping[str, Any], name: str, ordered: bool, scored: str)
 def _shaded(tokens: Sequence[Mapping[str, Any]], target: int | None, maskable: Sequence[int] | None) -> str:
     """Write tokens on a ground that is the darker, the more they receive.
 
-    The darkest is that of a token that can be left out, so that separators, which often receive most, hide no other.
+    The range is that of the tokens that can be left out, so that separators, which often receive most, hide no other.
     """
-    chosen = [each["relevance"] for each in tokens if maskable is None or each["node"] in maskable]
-    highest = max(chosen, default=0.0) or 1.0
+    chosen = [each["relevance"] for each in tokens if not maskable or each["node"] in maskable]
+    low, high = min(chosen), max(chosen)
     spans = []
     for each in tokens:
-        share = 0.85 * min(max(each["relevance"], 0.0) / highest, 1.0)
+        share = 0.85 * min(max((each["relevance"] - low) / (high - low), 0.0), 1.0) if high > low else 0.0
         colour = "#fff" if share > 0.55 else "#222"
         marked = ' class="target"' if each["node"] == target else ""
         spans.append(
             f'<span{marked} style="background:{shade(share)};color:{colour}" '
             f'title="{number(each["relevance"])}">{text(each["token"])}</span>'
         )
-    return f'<p class="tokens">{" ".join(spans)}</p>'
+    among = " among those that can be left out" if maskable else ""
+    return f'<p class="tokens">{" ".join(spans)}</p>' + say(f"{number(low)} (white) to {number(high)}{among}.")

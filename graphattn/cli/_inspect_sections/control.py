@@ -80,7 +80,7 @@ def _draw(found: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         checks = model[name]["checked"]
         rows.append([name, checks["deletion_p"], checks["insertion_p"], *values])
     header = ["attribution", "deletion, p", "insertion, p", *(f"copy {copy}" for copy in range(1, _COPIES + 1))]
-    return table(header, rows) + say(f"Copies see {counted(found['inputs'], 'input')}, the first.")
+    return table(header, rows) + say(f"Copies are compared on {counted(found['inputs'], 'input')}.")
 
 
 SECTION = Section(
