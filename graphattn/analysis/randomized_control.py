@@ -95,10 +95,16 @@ def randomized_control(
         if len(rows[-1]) != len(original):
             raise ValueError(f"attribution has {len(rows[-1])} values for a copy but {len(original)} for the model")
     randomized = np.stack(rows)
-    return RandomizedControl(original, randomized, np.array([_rank_correlation(original, row) for row in randomized]))
+    return RandomizedControl(original, randomized, np.array([rank_correlation(original, row) for row in randomized]))
 
 
-def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Compute Spearman's correlation of two attributions; NaN where one has the same value everywhere.
+
+    Example:
+        >>> round(rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([3.0, 4.0, 5.0])), 6)
+        1.0
+    """
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

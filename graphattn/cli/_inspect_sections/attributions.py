@@ -55,7 +55,7 @@ def draw_attributions(found: Mapping[str, Any], model: Mapping[str, Any], name: 
     parts = [draw_summary(found["checked"])]
     for place, (own, whole) in enumerate(zip(found["inputs"][:_DRAWN], model["inputs"], strict=False)):
         inner = shown(own, _draw_input, name, whole["ordered"], model["scored"])
-        opened = " open" if place < FEW and found["checked"]["inputs"] else ""
+        opened = " open" if place < FEW else ""
         parts.append(f"<details{opened}><summary>{text(whole['title'], 90)}</summary>{inner}</details>")
     return "".join(parts)
 

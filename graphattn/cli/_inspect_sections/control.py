@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from scipy.stats import rankdata
 from torch import nn
 
 from graphattn.analysis import randomized_control
+from graphattn.analysis.randomized_control import rank_correlation
 from graphattn.cli._inspect_html import counted, say, table
 from graphattn.cli._inspect_sections.attributions import FEW, Attribute
 from graphattn.cli._inspect_sections.check import UNCHECKED
@@ -55,7 +55,8 @@ def _measure(study: Study) -> dict[str, Any]:
     original = np.split(found.original, len(names))
     copies = np.split(found.randomized, len(names), axis=1)
     correlation = {
-        name: [_correlation(own, row) for row in rows] for name, own, rows in zip(names, original, copies, strict=True)
+        name: [rank_correlation(own, row) for row in rows]
+        for name, own, rows in zip(names, original, copies, strict=True)
     }
     return {"correlation": correlation, "copies": _COPIES, "inputs": len(used)}
 
@@ -68,10 +69,6 @@ def _fits(attribute: Attribute, samples: Sequence[Sample]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    return math.nan if np.ptp(x) == 0 or np.ptp(y) == 0 else float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
 def _draw(found: Mapping[str, Any], model: Mapping[str, Any]) -> str:
