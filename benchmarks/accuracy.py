@@ -29,11 +29,12 @@ import yaml
 from graphattn._files import whole
 from graphattn.cli._bench_report import write_report
 from graphattn.cli._bench_results import FAILED, failure, make_tables, read_runs
-from graphattn.datasets import load, names
+from graphattn.datasets import names
 from graphattn.datasets.heterophilous import SETS as HETEROPHILOUS
 from graphattn.datasets.npz_graphs import SETS as NPZ
 from graphattn.datasets.tudataset import SETS as TU
-from graphattn.training.experiment import MODELS, as_plain, default_settings, kind_of, run, split_of
+from graphattn.training.experiment import MODELS, as_plain, default_settings, kind_of, run
+from graphattn.training.loading import Tasks
 from graphattn.training.search import search
 
 HERE = Path(__file__).resolve().parent
@@ -160,31 +161,28 @@ _SPLITS = {
 }
 
 
-def measure(name: str, model: str, args: argparse.Namespace) -> None:
+def measure(name: str, model: str, tasks: Tasks, args: argparse.Namespace) -> None:
     """Search settings for a network on a set, and train it with every seed."""
     entry, out = SETS[name], args.out / name / model
-    root = args.root / entry.folder if (args.root / entry.folder).is_dir() else args.root
     options = {
-        "split": entry.split,
-        "root": root,
         "device": args.device,
         "max_parameters": MAX_PARAMETERS,
         "progress": sys.stderr.isatty(),
     }
     tuning = {"trials": args.trials, "space": entry.space.get(model), "out": out / "search"}
-    kind = kind_of(load(name, root, split_of(entry.split, 0)))
-    settings = default_settings(kind, model).updated(entry.start.get(model, {}))
+    task = tasks.load(name, entry.split)
+    settings = default_settings(kind_of(task), model).updated(entry.start.get(model, {}))
     settings = settings.updated({"training": {"max_minutes": entry.search_minutes}})
-    settings = search(name, model, settings, **tuning, **options)
+    settings = search(task, model, settings, **tuning, **options)
     settings = settings.updated({"training": {"max_minutes": entry.minutes}})
     with whole(out / SETTINGS) as file:
         file.write_text(json.dumps(as_plain(settings), indent=1) + "\n")
     for seed in range(min(args.seeds, entry.seeds)):
+        task = tasks.load(name, entry.split, seed)
         try:
-            result = run(name, model, settings, seed=seed, out=out, resume=True, **options)
+            result = run(task, model, settings, seed=seed, out=out, resume=True, **options)
             print(f"{name}, {model}, seed {seed}: validation {result.val:.4f}, test {result.test:.4f}", flush=True)
         except (FloatingPointError, MemoryError) as error:
-            task = load(name, root, split_of(entry.split, seed))
             content = failure(name, task.split_name, task.metric, seed, str(error))
             (out / f"seed-{seed}{FAILED}").write_text(json.dumps(content) + "\n")
             print(f"{name}, {model}, seed {seed} failed: {error}", flush=True)
@@ -250,9 +248,11 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     for name in args.sets:
+        folder = args.root / SETS[name].folder
+        tasks = Tasks(folder if folder.is_dir() else args.root)
         for model in args.models:
             if model in SETS[name].models:
-                measure(name, model, args)
+                measure(name, model, tasks, args)
 
 
 if __name__ == "__main__":

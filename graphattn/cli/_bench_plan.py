@@ -12,9 +12,10 @@ from graphattn._optional import require
 from graphattn.cli._bench_options import Options, dump, near, read_defaults
 from graphattn.cli._checks import UserError, usable_device
 from graphattn.cli._files import make_folder, write_text
-from graphattn.datasets import load, names
+from graphattn.datasets import names
 from graphattn.engine import Recipe
-from graphattn.training.experiment import ALL_MODELS, Settings, default_settings, kind_of, prepare, split_of
+from graphattn.training.experiment import ALL_MODELS, Settings, default_settings, kind_of, prepare
+from graphattn.training.loading import Tasks, split_of
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _LOCAL = "local:"
@@ -53,7 +54,7 @@ class Experiment:
         return self.split_name if own is None or own == self.split else own
 
 
-def make_plan(options: Options) -> list[Experiment]:
+def make_plan(options: Options, tasks: Tasks) -> list[Experiment]:
     """Find the settings of every model on every set, and build each network once to see that they fit.
 
     Raises:
@@ -77,19 +78,22 @@ def make_plan(options: Options) -> list[Experiment]:
         given[name] = _checked(values, f"per_dataset of {name}")
     plan: list[Experiment] = []
     for dataset in datasets:
-        part = _plan_dataset(dataset, models, {"per_dataset": given.get(dataset, {}), "settings": settings}, options)
+        asked = {"per_dataset": given.get(dataset, {}), "settings": settings}
+        part = _plan_dataset(dataset, models, asked, options, tasks)
         if any(part[0].folder == other.folder for other in plan):
             raise UserError(f"--dataset names several sets that are called {part[0].task}; give each another --out")
         plan += part
     return plan
 
 
-def _plan_dataset(dataset: str, models: list[str], given: Mapping[str, Any], options: Options) -> list[Experiment]:
+def _plan_dataset(
+    dataset: str, models: list[str], given: Mapping[str, Any], options: Options, tasks: Tasks
+) -> list[Experiment]:
     path = _CONFIGS / f"{dataset}.yaml"
     stored = _checked(read_defaults(path), str(path)) if path.is_file() else {}
     split = options.split or given["per_dataset"].get("split") or stored.get("split")
     with explained(dataset):
-        task = load(dataset, options.root, split_of(split, 0))
+        task = tasks.load(dataset, split)
     kind, changes = kind_of(task), options.groups()
     layers = {
         path.name: stored.get("settings", {}),
@@ -104,7 +108,7 @@ def _plan_dataset(dataset: str, models: list[str], given: Mapping[str, Any], opt
             settings = default_settings(kind, model)
             for layer in layers.values():
                 settings = settings.updated(layer.get(model, {}))
-            prepare(dataset, model, settings, split=split, root=options.root)
+            prepare(task, model, settings)
         with explained(f"{dataset}, {model}, recipe"):
             Recipe(**settings.recipe)
         names = (dataset, task.name, task.metric, split, task.split_name, model)

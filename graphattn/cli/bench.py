@@ -45,6 +45,7 @@ from graphattn.cli._files import write_text
 from graphattn.training import Result
 from graphattn.training.experiment import Settings
 from graphattn.training.experiment import run as run_seed
+from graphattn.training.loading import Tasks
 from graphattn.training.search import search
 
 _EXPECTED = (FloatingPointError, MemoryError, ValueError)
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         return _report(words[1:])
     with explained():
         options = read_options(words, __doc__ or "")
-    plan = make_plan(options)
+    tasks = Tasks(options.root)
+    plan = make_plan(options, tasks)
     for item in plan:
         _say(f"settings of {item.task}, {item.model}: {item.sources}")
     if options.dry_run:
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     failed = False
     try:
         for item in plan:
-            failed |= _run_experiment(item, options)
+            failed |= _run_experiment(item, options, tasks)
             if _leads():
                 runs, _ = read_runs(item.folder.parent)
                 print(*map(as_markdown, make_tables(runs)), sep="\n", flush=True)
@@ -90,21 +92,21 @@ def _leads() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def _run_experiment(item: Experiment, options: Options) -> bool:
+def _run_experiment(item: Experiment, options: Options, tasks: Tasks) -> bool:
     """Run the seeds of a model, and return whether one failed."""
     if _leads():
         begin(options, item)
     settings = item.settings
     if options.search is not None:
         try:
-            settings = _search(item, options)
+            settings = _search(item, options, tasks)
         except Exception as error:
             _record(item, 0, error, "the search failed: ")
             return True
     failed = False
     for seed in range(options.seeds):
         try:
-            done = _finished(item.folder / f"seed-{seed}.json") or _train(item, settings, seed, options)
+            done = _finished(item.folder / f"seed-{seed}.json") or _train(item, settings, seed, options, tasks)
         except Exception as error:
             _record(item, seed, error)
             failed = True
@@ -122,16 +124,14 @@ def _finished(path: Path) -> Run | None:
         return None
 
 
-def _train(item: Experiment, settings: Settings, seed: int, options: Options) -> Result:
+def _train(item: Experiment, settings: Settings, seed: int, options: Options, tasks: Tasks) -> Result:
     if _leads():
         (item.folder / f"seed-{seed}{FAILED}").unlink(missing_ok=True)
     return run_seed(
-        item.dataset,
+        tasks.load(item.dataset, item.split, seed),
         item.model,
         settings,
-        split=item.split,
         seed=seed,
-        root=options.root,
         out=item.folder,
         resume=True,  # what was there before this call was looked at when it began
         device=options.device,
@@ -143,16 +143,13 @@ def _train(item: Experiment, settings: Settings, seed: int, options: Options) ->
     )
 
 
-def _search(item: Experiment, options: Options) -> Settings:
+def _search(item: Experiment, options: Options, tasks: Tasks) -> Settings:
     """Find the settings that validate best, and keep them in the form of a file of defaults."""
     found = search(
-        item.dataset,
+        tasks.load(item.dataset, item.split),
         item.model,
         item.settings,
         trials=options.search or 1,
-        split=item.split,
-        seed=0,
-        root=options.root,
         out=item.folder / SEARCH,
         device=options.device,
         precision=options.precision,

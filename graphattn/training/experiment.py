@@ -1,4 +1,4 @@
-"""Experiments: one network on one set, from names and plain settings, so that anyone can repeat them."""
+"""Experiments: one network on one task, from its name and plain settings, so that anyone can repeat them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphattn._names import nearest
-from graphattn.datasets import EventTask, GraphTask, load, transform
+from graphattn.datasets import EventTask, GraphTask, transform
 from graphattn.datasets.tasks import Task
 from graphattn.engine import Recipe
 from graphattn.models.network import Network
@@ -36,7 +36,6 @@ __all__ = [
     "kind_of",
     "prepare",
     "run",
-    "split_of",
 ]
 
 
@@ -192,48 +191,33 @@ _RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def split_of(split: str | None, seed: int) -> str | None:
-    """Return the split of a seed: ``"{seed}"`` in its name stands for the number.
-
-    Example:
-        >>> split_of("official:{seed}", 3)
-        'official:3'
-    """
-    return None if split is None else split.replace("{seed}", str(seed))
-
-
-def prepare(
-    dataset: str, model: str, settings: Settings, *, split: str | None = None, seed: int = 0, root: str | Path = "data"
-) -> tuple[Network, Task | EventTask]:
-    """Load the set of an experiment and build the network for it.
+def prepare(task: Task | EventTask, model: str, settings: Settings) -> tuple[Network, Task | EventTask]:
+    """Build the network of an experiment, and put the task through what its settings say.
 
     Networks that read no edge features are given none; links of a graph without features are predicted from a vector
     learned for each node.
 
     Args:
-        dataset: Name of the set, or ``"local:PATH"``.
+        task: The task, which is left as it is.
         model: Name of the network.
         settings: How it is made.
-        split: Name of the split, in which ``"{seed}"`` stands for the seed.
-        seed: The seed.
-        root: Folder of the data.
 
     Returns:
-        The network and the task.
+        The network, and the task that it is trained on.
 
     Raises:
         ValueError: If a name or an option is unknown.
 
     Example:
-        >>> network, task = prepare("karate", "GCN", default_settings("node", "GCN"))
-        >>> network.config["conv"], task.name
-        ('gcn', 'karate')
+        >>> from graphattn.datasets import load
+        >>> network, task = prepare(load("karate"), "GCN", default_settings("node", "GCN"))
+        >>> network.config["conv"], list(task.transform)
+        ('gcn', ['SparseFeatures'])
     """
     check_model(model)
-    task = load(dataset, root, split_of(split, seed))
     if isinstance(task, EventTask):
         if settings.transform:
-            raise ValueError(f"transform is {', '.join(settings.transform)}, but {dataset} is a stream of events")
+            raise ValueError(f"transform is {', '.join(settings.transform)}, but {task.name} is a stream of events")
         return make_network(model, task, settings.network), task
     if not isinstance(task, GraphTask) and task.data.x is None:
         task = transform(task, {"NodeIds": {}})
@@ -245,13 +229,11 @@ def prepare(
 
 
 def run(
-    dataset: str,
+    task: Task | EventTask,
     model: str,
     settings: Settings,
     *,
-    split: str | None = None,
     seed: int = 0,
-    root: str | Path = "data",
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -261,15 +243,13 @@ def run(
     progress: bool = True,
     max_parameters: int | None = None,
 ) -> Result:
-    """Train a network on a set with one seed.
+    """Train a network on a task with one seed.
 
     Args:
-        dataset: Name of the set, or ``"local:PATH"``.
+        task: The task, which is left as it is.
         model: Name of the network, one of ``MODELS`` or, for events, of ``EVENT_MODELS``.
         settings: How it is made and trained.
-        split: Name of the split, in which ``"{seed}"`` stands for the seed.
-        seed: Seed of weights, batches and dropout, and number of the split.
-        root: Folder of the data.
+        seed: Seed of weights, batches and dropout.
         out: Folder of the run, as in :func:`~graphattn.training.fit`, as are the arguments that follow.
         resume: Whether to go on with what is in ``out``.
         device: Where it is trained.
@@ -286,11 +266,12 @@ def run(
         ValueError: If a name or an option is unknown; :class:`BudgetError` if the network is too large.
 
     Example:
+        >>> from graphattn.datasets import load
         >>> settings = default_settings("node", "GCN").updated({"recipe": {"epochs": 5}})
-        >>> len(run("karate", "GCN", settings, progress=False).epochs)
+        >>> len(run(load("karate"), "GCN", settings, progress=False).epochs)
         5
     """
-    network, task = prepare(dataset, model, settings, split=split, seed=seed, root=root)
+    network, task = prepare(task, model, settings)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if max_parameters is not None and parameters > max_parameters:
         raise BudgetError(f"{model} has {parameters} parameters, the budget is {max_parameters}; make it narrower")

@@ -9,8 +9,9 @@ from typing import Any
 
 from graphattn._files import whole
 from graphattn._optional import require
-from graphattn.datasets import load
-from graphattn.training.experiment import BudgetError, Settings, as_plain, kind_of, run, split_of
+from graphattn.datasets import EventTask
+from graphattn.datasets.tasks import Task
+from graphattn.training.experiment import BudgetError, Settings, as_plain, kind_of, run
 from graphattn.training.networks import OURS
 
 _GNNS = ("AttentionNet", "GCN", "SAGE", "GAT", "GATv2")
@@ -19,15 +20,13 @@ _UNSET = object()
 
 
 def search(
-    dataset: str,
+    task: Task | EventTask,
     model: str,
     settings: Settings,
     *,
     trials: int,
     space: Mapping[str, Sequence[Any]] | None = None,
-    split: str | None = None,
     seed: int = 0,
-    root: str | Path = "data",
     out: str | Path,
     device: str = "auto",
     precision: str = "32-true",
@@ -42,15 +41,13 @@ def search(
     and not kept. A search that was stopped goes on where it was.
 
     Args:
-        dataset: Name of the set, or ``"local:PATH"``.
+        task: The task, which is left as it is.
         model: Name of the network.
         settings: What is changed.
         trials: Number of settings to try.
         space: Options of some settings by their path, such as ``{"recipe.lr": [0.01, 0.02]}``, in place of the usual
             ones; those of ``settings`` always come first.
-        split: Name of the split, in which ``"{seed}"`` stands for the seed.
         seed: Seed of all trials, and of the choice among settings.
-        root: Folder of the data.
         out: Folder that gets ``search.json``, with all trials, and ``trials.log``, with which Optuna goes on.
         device: Where networks are trained.
         precision: Precision of Lightning.
@@ -70,10 +67,9 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    task = load(dataset, root, split_of(split, seed))
     options = _with_current({**_usual_space(kind_of(task), model, settings), **(space or {})}, settings)
     study = optuna.create_study(
-        study_name=f"{dataset}/{model}",
+        study_name=f"{task.name}/{model}",
         storage=optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend(str(folder / "trials.log")),
         ),
@@ -87,12 +83,10 @@ def search(
         trial.set_user_attr("settings", as_plain(changed))
         try:
             result = run(
-                dataset,
+                task,
                 model,
                 changed,
-                split=split,
                 seed=seed,
-                root=root,
                 device=device,
                 precision=precision,
                 progress=progress,
@@ -118,7 +112,7 @@ def search(
         _write(study, folder / "search.json")
     scored = [trial for trial in study.trials if trial.value is not None]
     if not scored:
-        raise ValueError(f"no settings of {model} on {dataset} came to a score; {folder / 'search.json'} tells why")
+        raise ValueError(f"no settings of {model} on {task.name} came to a score; {folder / 'search.json'} tells why")
     sign = -1.0 if task.higher_is_better else 1.0
     best = min(scored, key=lambda trial: (sign * trial.value, trial.user_attrs["val_loss"] or 0.0))
     return Settings(**{"transform": {}, **best.user_attrs["settings"]})

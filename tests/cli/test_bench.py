@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from graphattn import _optional
 from graphattn.cli import _bench_plan, bench, main
 from graphattn.cli._bench_options import read_defaults
-from graphattn.datasets import NodeTask, names
+from graphattn.datasets import NodeTask, load, names
 from graphattn.engine import Recipe
+from graphattn.training import loading
 from graphattn.training.experiment import default_settings
 from graphattn.training.search import search
 
@@ -133,6 +134,21 @@ def test_seeds_have_splits_of_their_own(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"Split {split}; accuracy" in capsys.readouterr().out
     splits = scores(tmp_path / "sbm", "GCN", "config")
     assert [config["split"] for config in splits] == ["random-60-20-20:0", "random-60-20-20:1"]
+
+
+def test_a_set_is_read_once_for_all_networks_and_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+
+    def count(*asked: Any) -> Any:
+        read.append(asked[2])
+        return load(*asked)
+
+    monkeypatch.setattr(loading, "load", count)
+    words = ["--dataset", "sbm", "--model", "GCN", "SAGE", "--seeds", 2, *SMALL]
+    assert call(*words, "--out", tmp_path / "shared") == 0
+    assert read == [None]
+    assert call(*words, "--out", tmp_path / "own", "--split", "random-60-20-20:{seed}") == 0
+    assert read[1:] == ["random-60-20-20:0", "random-60-20-20:1"] * 2
 
 
 def test_a_local_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -582,9 +598,8 @@ def test_searched_settings_are_trained_and_kept(
     assert call(*words) == 0
     found = yaml.safe_load((tmp_path / "karate" / "settings.yaml").read_text())["settings"]
     asked = default_settings("node", "GCN").updated({"recipe": {"epochs": 3}, "network": {"hidden_channels": 8}})
-    best = search(
-        "karate", "GCN", asked, trials=2, out=tmp_path / "karate" / "GCN" / "search", device="cpu", progress=False
-    )
+    out = tmp_path / "karate" / "GCN" / "search"
+    best = search(load("karate"), "GCN", asked, trials=2, out=out, device="cpu", progress=False)
     assert found["GCN"]["recipe"] == best.recipe
     assert found["GCN"]["network"] == best.network
     assert found.keys() == {"GCN", "APPNP"}

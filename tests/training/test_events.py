@@ -358,6 +358,18 @@ def test_every_name_makes_a_network(model: str) -> None:
     assert fitted(model, task, net, recipe=replace(RECIPE, epochs=1))[1].stopped == "epochs"
 
 
+@pytest.mark.parametrize("model", ["TGAT", "TGN", "GCN"])
+def test_runs_leave_nothing_behind_in_the_stream_that_they_share(model: str) -> None:
+    shared = make_task()
+    for seed in range(2):
+        _, result = fitted(model, shared, seed=seed)
+        _, alone = fitted(model, make_task(), seed=seed)
+        assert (result.epochs, result.test) == (alone.epochs, alone.test)
+    untouched = make_task()
+    for name in ("src", "dst", "t", "msg"):
+        assert torch.equal(shared.data[name], untouched.data[name])
+
+
 def test_a_file_of_events_is_an_experiment(tmp_path: Path) -> None:
     data = events()
     columns = np.stack([data.src, data.dst, data.t], axis=1)
@@ -366,13 +378,13 @@ def test_a_file_of_events_is_an_experiment(tmp_path: Path) -> None:
     settings = default_settings("event", "TemporalNet").updated(
         {"recipe": {"epochs": 1}, "network": {"hidden_channels": 8}}
     )
-    network, task = prepare(name, "TemporalNet", settings)
+    network, task = prepare(load(name), "TemporalNet", settings)
     assert isinstance(task, EventTask)
     assert network.backbone.config["num_nodes"] == task.num_nodes
-    result = run(name, "TemporalNet", settings, progress=False, device="cpu")
+    result = run(load(name), "TemporalNet", settings, progress=False, device="cpu")
     assert len(result.epochs) == 1
-    with pytest.raises(ValueError, match=r"transform is SparseFeatures, but local:.* is a stream of events"):
-        prepare(name, "TGAT", settings.updated({"transform": {"SparseFeatures": {}}}))
+    with pytest.raises(ValueError, match=r"transform is SparseFeatures, but talks is a stream of events"):
+        prepare(load(name), "TGAT", settings.updated({"transform": {"SparseFeatures": {}}}))
 
 
 def test_bad_runs() -> None:

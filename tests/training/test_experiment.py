@@ -11,11 +11,14 @@ import pytest
 import torch
 from torch_geometric.data import Batch, Data
 
-from graphattn.datasets import LinkTask, load, transform
+from graphattn.datasets import GraphTask, LinkTask, load, transform
+from graphattn.datasets.tasks import Task
 from graphattn.engine import Recipe
-from graphattn.models import GraphHead, LinkHead
-from graphattn.training import Result, fit
+from graphattn.models import AttentionNet, GraphHead, LinkHead
+from graphattn.training import Result, fit, loading
 from graphattn.training import search as searching
+from graphattn.training._batches import GraphBatches, WholeGraph
+from graphattn.training._links import Links
 from graphattn.training.experiment import (
     MODELS,
     BudgetError,
@@ -25,8 +28,8 @@ from graphattn.training.experiment import (
     kind_of,
     prepare,
     run,
-    split_of,
 )
+from graphattn.training.loading import Tasks, split_of
 from graphattn.training.networks import make_network, without_edge_features
 from graphattn.training.search import search
 
@@ -64,10 +67,18 @@ def links() -> LinkTask:
     )
 
 
+def written(task: Task) -> list[Any]:
+    """All that a task holds, as plain values."""
+    graphs = task.graphs if isinstance(task, GraphTask) else [task.data]
+    parts = [getattr(task, name, {}) for name in ("split", "negatives")]
+    values = [graph.to_dict() for graph in graphs] + [dict(part) for part in parts]
+    return [{key: torch.as_tensor(value).tolist() for key, value in each.items()} for each in values]
+
+
 class TestNetworks:
     @pytest.mark.parametrize("model", MODELS)
     def test_nodes(self, model: str) -> None:
-        network, task = prepare("sbm", model, default_settings("node", model))
+        network, task = prepare(load("sbm"), model, default_settings("node", model))
         assert (network.config["in_channels"], network.config["out_channels"]) == (task.num_features, task.num_classes)
         out = network(task.data.x, task.data.edge_index)
         assert out.shape == (task.data.num_nodes, task.num_classes)
@@ -75,7 +86,7 @@ class TestNetworks:
 
     @pytest.mark.parametrize("model", MODELS)
     def test_graphs_of_categories(self, model: str, tmp_path: Path) -> None:
-        network, task = prepare(molecules(tmp_path), model, default_settings("graph", model))
+        network, task = prepare(load(molecules(tmp_path)), model, default_settings("graph", model))
         backbone = network.config["backbone"]
         assert isinstance(network, GraphHead)
         assert backbone["vocabulary"] == [3, 5]
@@ -158,6 +169,25 @@ class TestSettings:
         with pytest.raises(ValueError, match="kind is 'edge'"):
             default_settings("edge", "GAT")
 
+    def test_a_task_is_read_once_for_all_that_share_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[Any] = []
+
+        def count(*asked: Any) -> Any:
+            read.append(asked)
+            return load(*asked)
+
+        monkeypatch.setattr(loading, "load", count)
+        tasks = Tasks("there")
+        first = tasks.load("karate", "one-per-class:0")
+        assert all(tasks.load("karate", "one-per-class:0", seed) is first for seed in range(3))
+        assert read == [("karate", "there", "one-per-class:0")]
+        for seed in range(2):
+            assert tasks.load("karate", "one-per-class:{seed}", seed).split_name == f"one-per-class:{seed}"
+        assert [asked[2] for asked in read[1:]] == ["one-per-class:1"]  # that of seed 0 was there
+        with pytest.raises(ValueError, match="'carate'"):
+            tasks.load("carate")
+        assert tasks.load("karate").name == "karate"
+
     def test_the_seed_stands_in_the_name_of_the_split(self) -> None:
         assert split_of("random-20:{seed}", 7) == "random-20:7"
         assert split_of(None, 7) is None
@@ -167,8 +197,8 @@ class TestSettings:
 class TestRun:
     def test_equals_the_parts_put_together(self) -> None:
         settings = default_settings("node", "GCN").updated({"recipe": {"epochs": 4}})
-        split = "random-60-20-20:{seed}"
-        result = run("sbm", "GCN", settings, split=split, seed=2, device="cpu", progress=False)
+        task = Tasks().load("sbm", "random-60-20-20:{seed}", 2)
+        result = run(task, "GCN", settings, seed=2, device="cpu", progress=False)
         task = load("sbm", split="random-60-20-20:2")
         network = make_network("GCN", task, settings.network)
         same = fit(network, task, Recipe(**settings.recipe), seed=2, device="cpu", progress=False)
@@ -179,16 +209,52 @@ class TestRun:
     def test_options_of_the_training_arrive(self) -> None:
         training = {"consistency": {"runs": 3, "temperature": 0.2}}
         settings = default_settings("node", "GCN").updated({**SHORT, "training": training})
-        result = run("karate", "GCN", settings, device="cpu", progress=False)
+        result = run(load("karate"), "GCN", settings, device="cpu", progress=False)
         assert result.config["consistency"] == {"runs": 3, "weight": 1.0, "temperature": 0.2}
         settings = default_settings("node", "GCN").updated(
             {"recipe": {"epochs": 2, "batch_size": 16}, "training": {"num_neighbors": [2, 2]}}
         )
-        assert run("karate", "GCN", settings, device="cpu", progress=False).config["num_neighbors"] == [2, 2]
+        assert run(load("karate"), "GCN", settings, device="cpu", progress=False).config["num_neighbors"] == [2, 2]
+
+    @pytest.mark.parametrize(
+        ("kind", "changes"),
+        [
+            ("node", {}),
+            ("node", {"recipe": {"batch_size": 32}, "training": {"num_neighbors": [2, 2], "eval_neighbors": [3, 3]}}),
+            ("graph", {}),
+            ("link", {}),
+            ("link", {"training": {"num_neighbors": [2, 2], "eval_neighbors": [3, 3]}}),
+        ],
+    )
+    def test_runs_leave_nothing_behind_in_the_task_that_they_share(
+        self, kind: str, changes: dict[str, Any], tmp_path: Path
+    ) -> None:
+        name = molecules(tmp_path)
+        make = {"node": lambda: load("sbm"), "graph": lambda: load(name), "link": links}[kind]
+        shared, untouched = make(), make()
+        for model in ("AttentionNet", "GCN"):  # the second one reads no edge features
+            settings = default_settings(kind, model).updated(SHORT).updated(changes)
+            for seed in range(2):
+                result = run(shared, model, settings, seed=seed, device="cpu", progress=False)
+                alone = run(make(), model, settings, seed=seed, device="cpu", progress=False)
+                assert (result.epochs, result.val, result.test) == (alone.epochs, alone.val, alone.test)
+        assert written(shared) == written(untouched)
+        assert dict(shared.transform) == {}
+
+    @pytest.mark.parametrize("kind", [WholeGraph, Links, GraphBatches])
+    def test_what_moves_to_a_device_is_a_copy(self, kind: Any, tmp_path: Path) -> None:
+        task = links() if kind is Links else load("sbm" if kind is WholeGraph else molecules(tmp_path))
+        model = LinkHead(AttentionNet(4, 8, 8), 8) if kind is Links else AttentionNet(4, 8, task.out_channels)
+        more = (20,) if kind is GraphBatches else ()
+        batches = kind(task, model, torch.device("meta"), *more)
+        moved = batches._batch(torch.arange(20)) if kind is GraphBatches else batches.data
+        assert moved.edge_index.is_meta
+        graphs = task.graphs if isinstance(task, GraphTask) else [task.data]
+        assert not any(graph.edge_index.is_meta for graph in graphs)
 
     def test_budget_of_parameters(self) -> None:
         with pytest.raises(BudgetError, match=r"GCN has \d+ parameters, the budget is 10"):
-            run("karate", "GCN", default_settings("node", "GCN"), max_parameters=10, progress=False)
+            run(load("karate"), "GCN", default_settings("node", "GCN"), max_parameters=10, progress=False)
 
 
 class TestSearch:
@@ -198,7 +264,9 @@ class TestSearch:
 
     def search(self, out: Path, trials: int, **options: Any) -> Settings:
         settings = default_settings("node", "AttentionNet").updated(SHORT)
-        return search("sbm", "AttentionNet", settings, trials=trials, out=out, device="cpu", progress=False, **options)
+        return search(
+            load("sbm"), "AttentionNet", settings, trials=trials, out=out, device="cpu", progress=False, **options
+        )
 
     def test_returns_what_validates_best(self, tmp_path: Path) -> None:
         best = self.search(tmp_path, 4)
@@ -209,7 +277,7 @@ class TestSearch:
             assert options.items() <= first[group].items()
         top = max(trials, key=lambda trial: (trial["validation"], -trial["val_loss"]))
         assert Settings().updated(top["settings"]) == best
-        again = run("sbm", "AttentionNet", best, device="cpu", progress=False)
+        again = run(load("sbm"), "AttentionNet", best, device="cpu", progress=False)
         assert again.val == top["validation"]
         assert not any("test" in trial for trial in trials)
 
@@ -235,7 +303,7 @@ class TestSearch:
     def test_too_large_networks_do_not_count(self, tmp_path: Path) -> None:
         settings = default_settings("node", "AttentionNet").updated(SHORT)
         sizes = [
-            sum(p.numel() for p in prepare("sbm", "AttentionNet", settings.updated(change))[0].parameters())
+            sum(p.numel() for p in prepare(load("sbm"), "AttentionNet", settings.updated(change))[0].parameters())
             for change in ({"network": {"hidden_channels": 48}}, {})
         ]
         limit = (sizes[0] + sizes[1]) // 2
