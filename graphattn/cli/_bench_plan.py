@@ -206,9 +206,10 @@ def _difference(old: Any, new: Any, path: str = "") -> str:
 
 @contextmanager
 def explained(where: str | None = None, *kinds: type[Exception]) -> Iterator[None]:
-    """Let errors that are the input's be said without a traceback."""
+    """Let errors that are the input's be said without a traceback, after what they are about if they do not name it."""
     mistakes: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, ImportError, *kinds)
     try:
         yield
     except mistakes as error:
-        raise UserError(str(error) if where is None else f"{where}: {error}") from error
+        message = str(error)
+        raise UserError(message if where is None or where in message else f"{where}: {message}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,8 @@ from graphattn.datasets import NodeTask, load
 from graphattn.models import AttentionNet
 from graphattn.training import Recipe, fit
 
+NAME = "attention"
+PICTURE = "demo.png"
 EPOCHS = 100
 METHODS = ("attention", "MLP", "label propagation")
 _NEIGHBORS = range(9, 14)  # of the digit that is drawn
@@ -36,6 +39,11 @@ class MLP(nn.Module):
         """Return the logits of every node; the edges play no part."""
         h = F.elu(self.lin1(F.dropout(x, 0.2, self.training)))
         return self.lin2(F.dropout(h, 0.5, self.training))
+
+
+def heading() -> str:
+    """Say what this part does."""
+    return "digits from 20 labels a class, along the affinity of their pixels"
 
 
 def run_seed(seed: int, device: torch.device) -> dict[str, Any]:
@@ -85,3 +93,16 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "mean": {name: float(values.mean()) for name, values in table.items()},
         "std": {name: float(values.std()) for name, values in table.items()},
     }
+
+
+def findings(summary: dict[str, Any]) -> dict[str, str]:
+    """Say what each method came to."""
+    mean, std = summary["mean"], summary["std"]
+    return {name: f"{mean[name]:.3f} ± {std[name]:.3f} test accuracy" for name in METHODS}
+
+
+def draw(path: Path, summary: dict[str, Any]) -> None:
+    """Draw the accuracies and the neighbours of a digit."""
+    from graphattn.cli import _demo_figure  # matplotlib takes a second to import; only the pictures need it
+
+    _demo_figure.draw(path, summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,17 @@ from sklearn.svm import LinearSVC
 
 from graphattn.selection import InfFS, InfFSSupervised
 
+NAME = "features"
+PICTURE = "features.png"
 PIXELS = 64
 SIZES = (4, 8, 12, 16, 24, 32)
 KEPT = 16
 METHODS = ("Inf-FS", "Inf-FS supervised", "ANOVA F", "variance", "random")
+
+
+def heading() -> str:
+    """Say what this part does."""
+    return f"the same images from few of their {PIXELS} pixels, chosen on half of the images"
 
 
 def rank(x: np.ndarray, y: np.ndarray, seed: int, device: torch.device) -> dict[str, np.ndarray]:
@@ -59,3 +67,18 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "mean": {name: values.mean(axis=0).tolist() for name, values in table.items()},
         "std": {name: values.std(axis=0).tolist() for name, values in table.items()},
     }
+
+
+def findings(summary: dict[str, Any]) -> dict[str, str]:
+    """Say what each ranking came to."""
+    column, mean, std = SIZES.index(KEPT), summary["mean"], summary["std"]
+    return {
+        name: f"{mean[name][column]:.3f} ± {std[name][column]:.3f} test accuracy from {KEPT} pixels" for name in METHODS
+    }
+
+
+def draw(path: Path, summary: dict[str, Any]) -> None:
+    """Draw the accuracies at every size and the pixels that are kept."""
+    from graphattn.cli import _demo_features_figure  # matplotlib takes a second to import; only the pictures need it
+
+    _demo_features_figure.draw(path, summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from sklearn.preprocessing import normalize
 
 from graphattn.retrieval import Auto, KReciprocal, QueryExpansion
 
+NAME = "reranking"
+PICTURE = "reranking.png"
 QUERIES = 200
 LENGTH = 200
 SHOWN = 10
@@ -22,6 +25,11 @@ RERANKERS = {
     "query expansion": QueryExpansion(top_k=LENGTH),
 }
 METHODS = ("cosine", *RERANKERS)
+
+
+def heading() -> str:
+    """Say what this part does."""
+    return f"the {LENGTH} images most like each of {QUERIES}, re-ranked without training"
 
 
 def run_seed(seed: int, device: torch.device) -> dict[str, Any]:
@@ -67,3 +75,18 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def changes(run: dict[str, Any]) -> np.ndarray:
     """By how much ``Auto`` changed the average precision of each query."""
     return np.array(run["average_precision"]["Auto"]) - np.array(run["average_precision"]["cosine"])
+
+
+def findings(summary: dict[str, Any]) -> dict[str, str]:
+    """Say what each method came to, and for how many queries ``Auto`` helped."""
+    mean, std = summary["mean"], summary["std"]
+    found = {name: f"{mean[name]:.3f} ± {std[name]:.3f} mean average precision" for name in METHODS}
+    counts = f"{summary['better']} queries better, {summary['worse']} worse, {summary['same']} the same"
+    return {**found, "Auto": f"{found['Auto']}, {counts}"}
+
+
+def draw(path: Path, summary: dict[str, Any]) -> None:
+    """Draw the precisions, what changed, and the lists that changed most."""
+    from graphattn.cli import _demo_rerank_figure  # matplotlib takes a second to import; only the pictures need it
+
+    _demo_rerank_figure.draw(path, summary)

@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from graphattn import __version__
 from graphattn._optional import require
-from graphattn.cli import _demo_attention as attention
-from graphattn.cli import _demo_features as features
-from graphattn.cli import _demo_rerank as reranking
+from graphattn.cli import _demo_attention, _demo_features, _demo_rerank
 from graphattn.cli._checks import UserError, usable_device
 from graphattn.cli._files import make_folder, whole, write_text
+
+_PARTS = (_demo_attention, _demo_features, _demo_rerank)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.out)
     results = Results(args)
     seeds = range(args.seed, args.seed + args.seeds)
-    return 0 if all(part(results, device, seeds) for part in (_attend, _select, _rerank)) else 130
+    return 0 if all(_run_part(part, results, device, seeds) for part in _PARTS) else 130
 
 
 class Results:
@@ -85,64 +85,27 @@ class Results:
         print(f"wrote {self.out / 'results.json'} and {figure} in {time.perf_counter() - self.started:.0f} s")
 
 
-def _attend(results: Results, device: torch.device, seeds: range) -> bool:
-    """Run the first part; returns whether it ran to its end."""
-    print(f"digits from 20 labels a class, along the affinity of their pixels, on {device}")
-    finished = _run_seeds(results, attention, "attention", device, seeds)
-    if "attention" in results.parts:
-        from graphattn.cli._demo_figure import draw  # matplotlib takes a second to import; only the pictures need it
-
-        summary = results.parts["attention"]
-        with whole(results.out / "demo.png") as part:
-            draw(part, summary)
-        for name in attention.METHODS:
-            print(f"{name:>18}: {summary['mean'][name]:.3f} ± {summary['std'][name]:.3f} test accuracy")
-        results.announce(results.out / "demo.png")
+def _run_part(part: ModuleType, results: Results, device: torch.device, seeds: range) -> bool:
+    """Run the seeds of a part, draw and print what they found; returns whether all of them were finished."""
+    print(f"{part.heading()}, on {device}")
+    finished = _run_seeds(part, results, device, seeds)
+    if part.NAME in results.parts:
+        summary, picture = results.parts[part.NAME], results.out / part.PICTURE
+        with whole(picture) as file:
+            part.draw(file, summary)
+        for name, found in part.findings(summary).items():
+            print(f"{name:>18}: {found}")
+        results.announce(picture)
     return finished
 
 
-def _select(results: Results, device: torch.device, seeds: range) -> bool:
-    """Run the second part; returns whether it ran to its end."""
-    print(f"the same images from few of their {features.PIXELS} pixels, chosen on half of the images")
-    finished = _run_seeds(results, features, "features", device, seeds)
-    if "features" in results.parts:
-        from graphattn.cli._demo_features_figure import draw  # as above
-
-        summary = results.parts["features"]
-        with whole(results.out / "features.png") as part:
-            draw(part, summary)
-        column = features.SIZES.index(features.KEPT)
-        for name in features.METHODS:
-            mean, std = summary["mean"][name][column], summary["std"][name][column]
-            print(f"{name:>18}: {mean:.3f} ± {std:.3f} test accuracy from {features.KEPT} pixels")
-        results.announce(results.out / "features.png")
-    return finished
-
-
-def _rerank(results: Results, device: torch.device, seeds: range) -> bool:
-    """Run the third part; returns whether it ran to its end."""
-    print(f"the {reranking.LENGTH} images most like each of {reranking.QUERIES}, re-ranked without training")
-    finished = _run_seeds(results, reranking, "reranking", device, seeds)
-    if "reranking" in results.parts:
-        from graphattn.cli._demo_rerank_figure import draw  # as above
-
-        summary = results.parts["reranking"]
-        with whole(results.out / "reranking.png") as part:
-            draw(part, summary)
-        for name in reranking.METHODS:
-            print(f"{name:>18}: {summary['mean'][name]:.3f} ± {summary['std'][name]:.3f} mean average precision")
-        print(f"{'Auto':>18}: {summary['better']} queries better, {summary['worse']} worse, {summary['same']} the same")
-        results.announce(results.out / "reranking.png")
-    return finished
-
-
-def _run_seeds(results: Results, part: ModuleType, name: str, device: torch.device, seeds: range) -> bool:
+def _run_seeds(part: ModuleType, results: Results, device: torch.device, seeds: range) -> bool:
     """Run every seed of a part and keep its summary; returns whether all of them were finished."""
     runs: list[dict[str, Any]] = []
     try:
-        for seed in tqdm(seeds, desc=name, unit="seed"):
+        for seed in tqdm(seeds, desc=part.NAME, unit="seed"):
             runs.append(part.run_seed(seed, device))
-            results.write(**{name: part.summary(runs)})
+            results.write(**{part.NAME: part.summary(runs)})
     except KeyboardInterrupt:
         print(f"interrupted: {len(runs)} of {len(seeds)} seeds are finished and kept", file=sys.stderr)
         return False

@@ -156,5 +156,5 @@ def load(name: str, root: str | Path = "data", split: str | int | None = None) -
     if key in _LEFT_OUT:
         raise ValueError(f"name is {name!r}, which is left out: {_LEFT_OUT[key]}")
     near = [_NAMES[close] for close in get_close_matches(key, _NAMES)]
-    hint = f"near: {', '.join(map(repr, near))}" if near else "names() lists all"
+    hint = f"near: {', '.join(map(repr, near))}" if near else "graphattn.datasets.names() lists all"
     raise ValueError(f"name is {name!r}, which is no known set ({hint}); a graph of your own is 'local:PATH'")

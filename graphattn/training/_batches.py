@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -14,8 +14,8 @@ from torch_geometric.data import Batch, Data
 from graphattn.datasets import GraphTask, NodeTask
 from graphattn.models import consistency_loss, mask_labels
 from graphattn.training._caller import Caller
+from graphattn.training._surroundings import Surroundings
 from graphattn.training.consistency import Consistency
-from graphattn.training.sampling import NeighborSampler
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -126,35 +126,24 @@ class SampledNodes(WholeGraph):
         task: The task.
         model: The network.
         device: Where it is.
-        num_neighbors: Neighbours that a node draws in each hop in training.
-        eval_neighbors: The same for predictions; ``None`` for those of the whole graph.
-        batch_size: Nodes that are predicted at a time from their surroundings.
+        surroundings: What it sees.
     """
 
-    def __init__(
-        self,
-        task: NodeTask,
-        model: nn.Module,
-        device: torch.device,
-        num_neighbors: Sequence[int],
-        eval_neighbors: Sequence[int] | None,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, task: NodeTask, model: nn.Module, device: torch.device, surroundings: Surroundings) -> None:
         super().__init__(task, model, device)
-        self.sampler = NeighborSampler(task.data, num_neighbors)
-        self.evaluated = None if eval_neighbors is None else self.sampler.with_num_neighbors(eval_neighbors)
-        self.batch_size = batch_size
+        self.surroundings = surroundings
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the loss of some training nodes, numbered in the order of the split."""
-        batch = self.sampler.sample(self.task.split["train"][rows]).to(self.device)
+        batch = self.surroundings.train_sampler.sample(self.task.split["train"][rows]).to(self.device)
         return {"loss": self.loss(self.call(batch)[: batch.batch_size], batch.y[: batch.batch_size])}
 
     def predict(self, part: str) -> Tensor:
         """Return the output for the nodes of a part."""
-        if self.evaluated is None:
+        sampler = self.surroundings.eval_sampler
+        if sampler is None:
             return super().predict(part)
-        batches = self.evaluated.batches(self.task.split[part], self.batch_size)
+        batches = sampler.batches(self.task.split[part], self.surroundings.batch_size)
         return torch.cat([self.call(batch.to(self.device))[: batch.batch_size] for batch in batches])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -13,6 +12,7 @@ from torch_geometric.data import Data
 
 from graphattn.datasets import LinkTask
 from graphattn.training._caller import Caller
+from graphattn.training._surroundings import Surroundings
 from graphattn.training.sampling import NeighborSampler
 
 
@@ -74,32 +74,22 @@ class SampledLinks(Links):
         task: The task.
         model: The network, which takes ``pairs``.
         device: Where it is.
-        num_neighbors: Neighbours that a node draws in each hop in training.
-        eval_neighbors: The same for predictions; ``None`` for those of the whole graph.
-        batch_size: Pairs that are predicted at a time from their surroundings.
+        surroundings: What it sees.
     """
 
-    def __init__(
-        self,
-        task: LinkTask,
-        model: nn.Module,
-        device: torch.device,
-        num_neighbors: Sequence[int],
-        eval_neighbors: Sequence[int] | None,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, task: LinkTask, model: nn.Module, device: torch.device, surroundings: Surroundings) -> None:
         super().__init__(task, model, device)
-        self.sampler = NeighborSampler(task.data, num_neighbors)
-        self.evaluated = None if eval_neighbors is None else self.sampler.with_num_neighbors(eval_neighbors)
-        self.batch_size = batch_size
+        self.surroundings = surroundings
 
     def _train_scores(self, pairs: Tensor) -> Tensor:
-        return self._sampled(self.sampler, pairs)
+        return self._sampled(self.surroundings.train_sampler, pairs)
 
     def _scores(self, pairs: Tensor) -> Tensor:
-        if self.evaluated is None:
+        sampler = self.surroundings.eval_sampler
+        if sampler is None:
             return super()._scores(pairs)
-        return torch.cat([self._sampled(self.evaluated, block) for block in pairs.split(self.batch_size, dim=1)])
+        blocks = pairs.split(self.surroundings.batch_size, dim=1)
+        return torch.cat([self._sampled(sampler, block) for block in blocks])
 
     def _sampled(self, sampler: NeighborSampler, pairs: Tensor) -> Tensor:
         """Return the scores of pairs that the network gives them among the surroundings of their nodes."""

@@ -32,6 +32,7 @@ from graphattn.training._events import Events
 from graphattn.training._files import RunFiles
 from graphattn.training._links import Links, SampledLinks
 from graphattn.training._run import draw_weights, summary
+from graphattn.training._surroundings import Surroundings
 from graphattn.training.consistency import Consistency
 
 _EVALUATED = 256  # graphs, nodes or pairs that are predicted at a time, if the recipe has no batches
@@ -291,14 +292,15 @@ def _make_batches(
         return Events(task, model, device, num_neighbors or (), size)
     if isinstance(task, GraphTask):
         return GraphBatches(task, model, device, size)
+    if num_neighbors is not None:
+        surroundings = Surroundings(task.data, num_neighbors, eval_neighbors, size)
+        if isinstance(task, LinkTask):
+            return SampledLinks(task, model, device, surroundings)
+        return SampledNodes(task, model, device, surroundings)
     if isinstance(task, LinkTask):
-        if num_neighbors is None:
-            return Links(task, model, device)
-        return SampledLinks(task, model, device, num_neighbors, eval_neighbors, size)
-    if num_neighbors is None:
-        nodes = KnownLabels if takes_labels(model) else WholeGraph
-        return nodes(task, model, device, consistency)
-    return SampledNodes(task, model, device, num_neighbors, eval_neighbors, size)
+        return Links(task, model, device)
+    nodes = KnownLabels if takes_labels(model) else WholeGraph
+    return nodes(task, model, device, consistency)
 
 
 def _evaluate(batches: _Batches, part: str) -> dict[str, float]:

@@ -517,7 +517,11 @@ def test_one_name_in_a_file_needs_no_list(tmp_path: Path, capsys: pytest.Capture
         ("--dataset karate --model GCN --settings {GCNN:{}}", "settings"),
         ("--dataset karate --model GCN --split rando-20", "split is 'rando-20'"),
         ("--dataset karate --model GCN --device tpux", "--device tpux cannot be used"),
-        ("--dataset local:nowhere.pt --model GCN", "nowhere.pt"),
+        (
+            "--dataset xyzzy --model GCN",
+            "bench: name is 'xyzzy', which is no known set (graphattn.datasets.names() ",
+        ),
+        ("--dataset local:nowhere.pt --model GCN", "graphattn bench: local:nowhere.pt does not exist"),
         ("--config nowhere.yaml", "nowhere.yaml"),
     ],
 )

@@ -28,7 +28,7 @@ def test_names_are_known_in_any_case() -> None:
         ("mineswepper", r"\(near: 'Minesweeper'"),
         ("squirrel", r"name is 'squirrel', which is left out: nodes come twice.* load 'squirrel-filtered'"),
         ("ogbn-mag", r"left out: it is heterogeneous"),
-        ("xyzzy", r"\(names\(\) lists all\); a graph of your own is 'local:PATH'"),
+        ("xyzzy", r"\(graphattn.datasets.names\(\) lists all\); a graph of your own is 'local:PATH'"),
         ("", r"name is ''"),
     ],
 )

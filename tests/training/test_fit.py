@@ -33,6 +33,7 @@ from graphattn.models import (
 from graphattn.training import Consistency, Result, fit, load_model
 from graphattn.training._batches import GraphBatches, make_loss
 from graphattn.training._links import Links, SampledLinks
+from graphattn.training._surroundings import Surroundings
 from tests.engine.test_report import scalars
 
 pytest.importorskip("lightning_fabric", reason="lightning-fabric, of the extra train, is not installed")
@@ -445,7 +446,7 @@ def test_sampled_links_see_the_whole_graph_if_all_neighbors_are_drawn() -> None:
     task.data.x = task.data.x.double()
     pairs = torch.randint(0, 40, (2, 30))
     whole = Links(task, net, torch.device("cpu"))
-    sampled = SampledLinks(task, net, torch.device("cpu"), [-1, -1], None, 50)
+    sampled = SampledLinks(task, net, torch.device("cpu"), Surroundings(task.data, [-1, -1], None, 50))
     expected = net(task.data.x, task.data.edge_index, pairs)
     torch.testing.assert_close(sampled._train_scores(pairs), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(whole._train_scores(pairs), expected, rtol=0, atol=1e-12)

@@ -7,24 +7,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch_geometric.nn.inits import constant
+from torch import Tensor
 
 from graphattn.affinity import DenseAffinity
 from graphattn.diffusion.neumann import neumann
 from graphattn.diffusion.resolvent import resolvent
-from graphattn.nn.global_attention.base import GlobalAttention
+from graphattn.nn.global_attention.decayed import EPS, DecayedAttention
 from graphattn.nn.global_attention.padding import Padding
-from graphattn.nn.hops import check_hops, fraction, logit, tolerance
+from graphattn.nn.hops import check_hops, tolerance
 from graphattn.ops.inputs import widen, without_autocast
 
 _NORMALIZATIONS = ("relu_frobenius", "spectral")
-EPS = 1e-6  # added to norms and sums
 _STEPS = 50  # of power iteration: where the second eigenvalue is 0.8 of the first, the bound is within 1e-4
 _LEAST_RADIUS = 1e-3  # of an affinity of norm 1: one without cycles has none, and is not to be divided by it
 
 
-class InfSA(GlobalAttention):
+class InfSA(DecayedAttention):
     r"""Attend over walks of any length, by an affinity whose Frobenius norm is 1.
 
     .. math::
@@ -100,30 +98,17 @@ class InfSA(GlobalAttention):
             raise ValueError(f"out_scale is {out_scale!r}; expected None or 'sqrt_n'")
         if causal and normalize == "spectral":
             raise ValueError("normalize is 'spectral', which reads all nodes, but causal is True; pass one of them")
-        check_compat(compat)
+        options = {"head_channels": head_channels, "dropout": dropout, "bias": bias, "causal": causal}
+        super().__init__(channels, heads, decay=decay, learn_decay=learn_decay, compat=compat, **options)
         if compat is not None and (hops != 1 or causal or normalize == "spectral"):
             raise ValueError(
                 f"compat is {compat!r}, whose code has one hop, no causal mask and no spectral normalization, but "
                 f"hops is {hops}, causal is {causal} and normalize is {normalize!r}; leave them or compat out"
             )
-        super().__init__(channels, heads, head_channels=head_channels, dropout=dropout, bias=bias, causal=causal)
         self.hops = hops
         self.normalize = normalize
         self.out_scale = out_scale
-        self.compat = compat
-        self._decay = decay
-        self.decay_logit = nn.Parameter(torch.empty(heads)) if learn_decay else None
         self.reset_parameters()
-
-    @property
-    def decay(self) -> float | Tensor:
-        """What a further hop is multiplied by: a number, or one for each head if it is learned."""
-        return resolve_decay(self._decay, self.decay_logit, self.compat)
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        super().reset_parameters()
-        constant(self.decay_logit, logit(self._decay))
 
     def forward(self, x: Tensor, batch: Tensor | None = None, **graphs: Any) -> Tensor:
         """Attend within each graph.
@@ -159,12 +144,12 @@ class InfSA(GlobalAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
         """Gather values over walks."""
-        refuse_masks(self.compat, query_mask, key_mask)
+        self.refuse_masks(query_mask, key_mask)
         (q, k, v), dtype = widen(q, k, v)
         with without_autocast(q.device):
             affinity = self._affinity(q, k, query_mask, key_mask)
             first = F.dropout(affinity, self.dropout, self.training) @ v
-            decay = torch.as_tensor(self.decay, dtype=q.dtype, device=q.device).expand(self.heads)
+            decay = self.decay_of_heads(q)
             out = decay.view(-1, 1, 1) * self._further_hops(affinity, first, decay)
             if self.out_scale is not None:
                 out = out * self._num_nodes(out, query_mask).sqrt()
@@ -248,29 +233,6 @@ class InfSA(GlobalAttention):
         if query_mask is None:
             return torch.full((), size, dtype=out.dtype, device=out.device)
         return query_mask.sum(-1).to(out.dtype)[:, None, None, None]
-
-
-def check_compat(compat: str | None) -> None:
-    """Raise if no such code base is known."""
-    if compat not in (None, "infsa"):
-        raise ValueError(f"compat is {compat!r}; expected None or 'infsa'")
-
-
-def refuse_masks(compat: str | None, query_mask: Tensor | None, key_mask: Tensor | None) -> None:
-    """Raise where the released code would ignore a mask."""
-    if compat is not None and (query_mask is not None or key_mask is not None):
-        raise ValueError(
-            f"compat is {compat!r}, whose code ignores padding, but the batch is padded; pass graphs of one size "
-            "without max_nodes, or compat=None"
-        )
-
-
-def resolve_decay(decay: float, decay_logit: Tensor | None, compat: str | None) -> float | Tensor:
-    """Return the decay of a module: the number it was given, or what it has learned, kept off 1."""
-    if decay_logit is None:
-        return decay
-    learned = fraction(decay_logit).clamp_max(1 - 1e-6)
-    return learned if compat is None else learned.detach()
 
 
 def _radius(affinity: Tensor) -> Tensor:

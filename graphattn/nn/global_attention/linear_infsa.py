@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch_geometric.nn.inits import constant
+from torch import Tensor
 
-from graphattn.nn.global_attention.base import GlobalAttention
-from graphattn.nn.global_attention.infsa import EPS, check_compat, refuse_masks, resolve_decay
+from graphattn.nn.global_attention.decayed import EPS, DecayedAttention
 from graphattn.nn.global_attention.padding import Padding
-from graphattn.nn.hops import check_hops, logit
+from graphattn.nn.hops import check_hops
 from graphattn.ops.inputs import widen, without_autocast
 
 
-class LinearInfSA(GlobalAttention):
+class LinearInfSA(DecayedAttention):
     r"""Pool a graph by one distribution over its nodes, that of an affinity of rank one, in linear time.
 
     .. math::
@@ -73,25 +70,12 @@ class LinearInfSA(GlobalAttention):
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise ValueError(f"steps is {steps!r}; expected an integer of at least 1")
         check_hops(1, decay)
-        check_compat(compat)
+        options = {"head_channels": head_channels, "dropout": dropout, "bias": bias}
+        super().__init__(channels, heads, decay=decay, learn_decay=learn_decay, compat=compat, **options)
         if compat is not None and steps != 1:
             raise ValueError(f"compat is {compat!r}, whose code takes one step, but steps is {steps}; pass one of them")
-        super().__init__(channels, heads, head_channels=head_channels, dropout=dropout, bias=bias)
         self.steps = steps
-        self.compat = compat
-        self._decay = decay
-        self.decay_logit = nn.Parameter(torch.empty(heads)) if learn_decay else None
         self.reset_parameters()
-
-    @property
-    def decay(self) -> float | Tensor:
-        """What the output is multiplied by: a number, or one for each head if it is learned."""
-        return resolve_decay(self._decay, self.decay_logit, self.compat)
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        super().reset_parameters()
-        constant(self.decay_logit, logit(self._decay))
 
     def places(self, x: Tensor, batch: Tensor | None = None, **graphs: Any) -> tuple[Padding, Padding]:
         """Find the places of targets and sources, which have to be the same for more than one step."""
@@ -104,15 +88,14 @@ class LinearInfSA(GlobalAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
         """Pool values by one distribution, and give the result to every query."""
-        refuse_masks(self.compat, query_mask, key_mask)
+        self.refuse_masks(query_mask, key_mask)
         (q, k, v), dtype = widen(q, k, v)
         with without_autocast(q.device):
             weights = _distribution(q.norm(dim=-1), query_mask)
             for _ in range(self.steps):
                 query = (weights.unsqueeze(-2) @ q).transpose(-2, -1)
                 weights = _distribution((k @ query / q.size(-1)).squeeze(-1).relu(), key_mask)
-            decay = torch.as_tensor(self.decay, dtype=q.dtype, device=q.device).expand(self.heads)
-            pooled = decay.view(-1, 1, 1) * (weights.unsqueeze(-2) @ v)
+            pooled = self.decay_of_heads(q).view(-1, 1, 1) * (weights.unsqueeze(-2) @ v)
         return pooled.to(dtype).expand(-1, -1, q.size(-2), -1)
 
     def extra_repr(self) -> str:
