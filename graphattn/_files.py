@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files: written whole or not at all, and why one cannot be read."""
 
 import os
 from collections.abc import Iterator
@@ -16,3 +16,9 @@ def whole(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unread(error: Exception) -> str:
+    """Return the reason that ``torch.load`` gives, without its advice to let files run code."""
+    reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error) or type(error).__name__
+    return reason.strip().splitlines()[0]

@@ -20,7 +20,7 @@ def read_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
             model, config = load_model(path), load_checkpoint(path)["config"]
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{path} cannot be used: {reason}") from error
+        raise UserError(reason if str(path) in reason else f"{path} cannot be used: {reason}") from error
     kind = config.get("kind")
     if kind in ("event", "sequence"):
         raise UserError(

@@ -160,6 +160,7 @@ def _search(item: Experiment, options: Options, tasks: Tasks) -> Settings:
     stored = read_defaults(path)["settings"] if path.exists() else {}
     if _leads():
         write_text(path, dump({"split": item.split, "settings": {**stored, item.model: asdict(found)}}))
+    _say(f"settings of {item.task}, {item.model}: the best of {options.search} that were tried, kept in {path}")
     return found
 
 

@@ -16,6 +16,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
 from torch_geometric.data.storage import GlobalStorage
 
+from graphattn._files import unread
 from graphattn.datasets._checks import PARTS
 from graphattn.datasets._download import find
 from graphattn.datasets._pickles import load_npz
@@ -88,10 +89,8 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals(new):
             return torch.load(path, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        # torch explains at length how to load what cannot be trusted; its reason is one line of that.
-        reason = (str(error).partition("WeightsUnpickler error: ")[2] or str(error) or type(error).__name__).strip()
         raise ValueError(
-            f"local:{path} cannot be read ({reason.splitlines()[0]}); expected what torch.save wrote of tensors and of "
+            f"local:{path} cannot be read ({unread(error)}); expected what torch.save wrote of tensors and of "
             "PyG's Data, and nothing else"
         ) from error
 

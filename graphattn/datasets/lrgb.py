@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from graphattn._files import unread
 from graphattn.datasets._download import obtain
 from graphattn.datasets._pickles import load_arrays
 from graphattn.datasets._splits import parse_split
@@ -65,7 +66,7 @@ def _read(name: str, path: Path) -> list[Data]:
                 entries = load_arrays(file)
         return [_graph(name, *entry[:4]) for entry in entries]
     except (pickle.UnpicklingError, EOFError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); expected a list of tuples of tensors") from error
+        raise ValueError(f"{path} cannot be read ({unread(error)}); expected a list of tuples of tensors") from error
 
 
 def _graph(name: str, x: Tensor, edge_attr: Tensor, edge_index: Tensor, y: Any) -> Data:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from graphattn._files import whole
+from graphattn._files import unread, whole
 
 _VERSION = 1
 
@@ -64,7 +64,7 @@ def load_checkpoint(
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is no checkpoint: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise ValueError(f"{path} is no checkpoint ({unread(error)}); expected what save_checkpoint wrote") from error
     if not isinstance(state, dict) or not {"version", "config"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of this library; expected a file that save_checkpoint wrote")
     if state["version"] != _VERSION:

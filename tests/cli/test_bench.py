@@ -600,7 +600,10 @@ def test_searched_settings_are_trained_and_kept(
     pytest.importorskip("optuna", reason="settings are searched by Optuna")
     words = ["--dataset", "karate", "--model", "GCN", "APPNP", "--seeds", 2, "--search", 2, "--out", tmp_path, *SMALL]
     assert call(*words) == 0
-    found = yaml.safe_load((tmp_path / "karate" / "settings.yaml").read_text())["settings"]
+    said = capsys.readouterr()
+    path = tmp_path / "karate" / "settings.yaml"
+    assert f"settings of karate, GCN: the best of 2 that were tried, kept in {path}\n" in said.err
+    found = yaml.safe_load(path.read_text())["settings"]
     asked = default_settings("node", "GCN").updated({"recipe": {"epochs": 3}, "network": {"hidden_channels": 8}})
     out = tmp_path / "karate" / "GCN" / "search"
     best = search(load("karate"), "GCN", asked, trials=2, out=out, device="cpu", progress=False)
@@ -609,7 +612,7 @@ def test_searched_settings_are_trained_and_kept(
     assert found.keys() == {"GCN", "APPNP"}
     configs_of_runs = scores(tmp_path / "karate", "GCN", "config")
     assert [config["recipe"]["lr"] for config in configs_of_runs] == [best.recipe["lr"]] * 2
-    assert cells(capsys.readouterr().out, "GCN")[7:] == ["2", "0"]  # trials are no runs
+    assert cells(said.out, "GCN")[7:] == ["2", "0"]  # trials are no runs
     # What was found serves as the defaults of the set.
     (configs / "karate.yaml").write_text((tmp_path / "karate" / "settings.yaml").read_text())
     assert dry(capsys)["per_dataset"]["karate"]["settings"]["GCN"] == found["GCN"]

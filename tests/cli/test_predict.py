@@ -457,7 +457,7 @@ def test_checkpoints_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     command = ["predict", str(tmp_path / "run.pt"), "--data", "karate"]
     _refused(command, capsys, "run.pt cannot be used: No such file or directory")
     (tmp_path / "run.pt").write_bytes(b"nothing")
-    _refused(command, capsys, "run.pt cannot be used: ")
+    _refused(command, capsys, "run.pt is no checkpoint (")
     save_checkpoint(tmp_path / "run.pt", {"model": "Sequential()"}, best={})
     _refused(command, capsys, "holds the weights of Sequential(); expected a network of graphattn.models")
     net = AttentionNet(34, 4, 4)

@@ -437,8 +437,11 @@ def _write_nothing(path: Path) -> None:
 @pytest.mark.parametrize("write", [_write_code, _write_text, _write_half, _write_nothing])
 def test_what_is_no_checkpoint_is_named(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path / "run.pt")
-    with pytest.raises(ValueError, match=r"run\.pt is no checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"run\.pt is no checkpoint \(.+\); expected what save_checkpoint wrote"
+    ) as caught:
         load_checkpoint(tmp_path / "run.pt")
+    assert "weights_only" not in str(caught.value)  # torch's advice, which would let the file run code
 
 
 def test_checkpoints_of_others(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_two_side_by_side(report, saved, tmp_path: Path) -> None:
         (["{maps}", "--data", "karate"], "--data has no meaning"),
         (["{maps}", "--text", "one two"], "2 names were given but the maps have 6 nodes"),
         (["{maps}", "--texts", "{empty}"], "holds no text"),
-        (["{empty}", "--data", "karate"], "cannot be used"),
+        (["{empty}", "--data", "karate"], "is no checkpoint ("),
         (["{folder}"], "needs texts; pass --text or --texts"),
         (["{maps}", "--out", "{empty}"], "cannot be made"),
     ],
