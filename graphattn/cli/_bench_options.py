@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from graphattn._optional import require
 from graphattn.cli._checks import UserError
+from graphattn.training._devices import launched
 from graphattn.training.networks import ALL_MODELS
 
 _PRECISION = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"]
@@ -46,6 +47,11 @@ class Options:
     dry_run: bool
     config: list[Any] | None
 
+    @property
+    def num_nodes(self) -> int:
+        """On how many machines torchrun has started this."""
+        return (launched() or (1, 1))[1]
+
     def groups(self) -> dict[str, dict[str, Any]]:
         """Return the settings that hold for all models."""
         budget = {} if self.budget is None else {"max_minutes": self.budget}
@@ -75,9 +81,12 @@ def read_options(words: Sequence[str], manual: str) -> Options:
     for name in ("seeds", "devices", "budget", "max_parameters", "search"):
         if found[name] is not None and not found[name] > 0:
             raise UserError(f"{_flag(name)} is {found[name]}; expected more than 0")
-    if found["search"] is not None and found["devices"] > 1:
-        raise UserError("--search works on one device; search first, then give what it found to --devices by --config")
-    return Options(**found)
+    devices, num_nodes = launched() or (found["devices"] or 1, 1)
+    if found["devices"] not in (None, devices):
+        raise UserError(f"--devices is {found['devices']}, but torchrun starts {devices} on each machine; leave it out")
+    if found["search"] is not None and devices * num_nodes > 1:
+        raise UserError("--search works on one device; search first, then give what it found to the others by --config")
+    return Options(**{**found, "devices": devices})
 
 
 def _make_parser(manual: str) -> Any:
@@ -115,7 +124,9 @@ def _make_parser(manual: str) -> Any:
     parser.add_argument("--out", type=str, default="runs", metavar="FOLDER", help="folder of the results (runs)")
     parser.add_argument("--resume", action="store_true", help="go on with what is in the folder of the results")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1 and the like (auto)")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="how many work on a run together (1)")
+    parser.add_argument(
+        "--devices", type=int | None, metavar="N", help="how many work on a run together (1, or those of torchrun)"
+    )
     parser.add_argument("--strategy", type=str, default="auto", help="how they do, such as ddp (auto)")
     parser.add_argument("--precision", type=_PRECISION, default="32-true", help="precision of Lightning (32-true)")
     parser.add_argument("--dry-run", action="store_true", help="print what would run as a file for --config")

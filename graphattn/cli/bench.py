@@ -19,6 +19,8 @@ What it does:
   --search      tries settings on seed 0 first and keeps the best, with all trials, in OUT/DATASET/MODEL/search and
                 OUT/DATASET/settings.yaml; needs Optuna (pip install 'graphattn[search]')
   failures      are recorded in seed-N.failed.json and in the table; the others go on, and the exit status is 1
+  --devices     2 let two processes train together, and so does torchrun --nproc-per-node 2 -m graphattn bench ...,
+                which can start them on several machines that share the folder of the results
   interruption  keeps what there is; --resume goes on there, reads finished runs and tries failed ones again
 
 It needs Lightning Fabric and jsonargparse (pip install 'graphattn[train]').
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _leads() -> bool:
-    """Whether this is the process that prints and writes: the only one, or the first of those of ``--devices``."""
+    """Whether this is the process that prints and writes: the only one, or the first of those that work together."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
@@ -136,6 +138,7 @@ def _train(item: Experiment, settings: Settings, seed: int, options: Options, ta
         resume=True,  # what was there before this call was looked at when it began
         device=options.device,
         devices=options.devices,
+        num_nodes=options.num_nodes,
         strategy=options.strategy,
         precision=options.precision,
         progress=sys.stderr.isatty(),

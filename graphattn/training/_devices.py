@@ -53,6 +53,14 @@ def make_fabric(device: str, devices: int, strategy: str, num_nodes: int, precis
     return several
 
 
+def launched() -> tuple[int, int] | None:
+    """Return how many processes torchrun has started on each machine, and on how many; ``None`` without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return here, int(os.environ["WORLD_SIZE"]) // here
+
+
 def _make_strategy() -> Any:
     class Unwrapped(require("lightning_fabric.strategies", "train").DDPStrategy):  # type: ignore[misc]
         """Processes that hold the same network; torch's wrapper would take unequal parts of a batch for equal."""

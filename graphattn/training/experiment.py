@@ -239,6 +239,7 @@ def run(
     device: str = "auto",
     devices: int = 1,
     strategy: str = "auto",
+    num_nodes: int = 1,
     precision: str = "32-true",
     progress: bool = True,
     max_parameters: int | None = None,
@@ -255,6 +256,7 @@ def run(
         device: Where it is trained.
         devices: How many of them.
         strategy: How they work together.
+        num_nodes: Number of machines.
         precision: Precision of Lightning.
         progress: Whether a progress bar is shown.
         max_parameters: Budget of parameters; a larger network is refused.
@@ -287,6 +289,7 @@ def run(
         device=device,
         devices=devices,
         strategy=strategy,
+        num_nodes=num_nodes,
         precision=precision,
         progress=progress,
         consistency=None if consistency is None else Consistency(**consistency),

@@ -268,30 +268,44 @@ def test_only_the_first_of_several_processes_prints_and_writes(
     assert [path.name for path in tmp_path.rglob("*.*")] == ["plan.yaml"]
 
 
+def test_processes_that_torchrun_has_started_work_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def run(*args: Any, **options: Any) -> Any:
+        called.append((options["devices"], options["num_nodes"]))
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(bench, "run_seed", run)
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "6"), ("LOCAL_WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    words = ["--dataset", "karate", "--model", "GCN", "--seeds", 1, "--out", tmp_path / "runs", *SMALL]
+    assert call(*words) == 1
+    assert called == [(2, 3)]
+    capsys.readouterr()
+    assert call(*words, "--devices", 3) == 2
+    assert "--devices is 3, but torchrun starts 2 on each machine; leave it out" in capsys.readouterr().err
+    assert call(*words, "--search", 2) == 2
+    assert "--search works on one device" in capsys.readouterr().err
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 @pytest.mark.slow
-def test_two_processes_make_one_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("start", "options"), [([], ["--devices", "2", "--strategy", "ddp"]), (TORCHRUN, [])])
+def test_two_processes_make_one_table(start: list[str], options: list[str], tmp_path: Path) -> None:
     words = ["--dataset", "sbm", "--model", "GCN", "SAGE", "--seeds", "2", "--out", str(tmp_path), *SMALL]
     words += ["--training.num_neighbors", "[5, 5]", "--recipe.batch_size", "64", "--transform", "{}"]
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "graphattn",
-        "bench",
-        *words,
-        "--devices",
-        "2",
-        "--strategy",
-        "ddp",
-    ]
+    command = [sys.executable, "-W", "ignore", *start, "-m", "graphattn", "bench", *words, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("## sbm") == 2
     assert done.stderr.count("seed 1: test") == 2
     for model in ("GCN", "SAGE"):
         assert cells(done.stdout, model)[7:] == ["2", "0"]
-    # The one that goes on has all runs to read, and no second process to start.
+    # Those that go on have all runs to read, and nothing to train.
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
     assert (again.returncode, again.stdout.count("## sbm")) == (0, 2)
     assert again.stdout.split("## sbm")[-1] == done.stdout.split("## sbm")[-1]
@@ -508,6 +522,7 @@ def test_one_name_in_a_file_needs_no_list(tmp_path: Path, capsys: pytest.Capture
         ("--dataset karate --model GCN --seeds x", "seeds"),
         ("--dataset karate --model GCN --budget -1", "--budget is -1.0; expected more than 0"),
         ("--dataset karate --model GCN --search 2 --devices 2", "--search works on one device"),
+        ("--dataset karate --model GCN --devices 0", "--devices is 0; expected more than 0"),
         ("--dataset karate --model GCN --max-parameters 0", "--max-parameters is 0; expected more than 0"),
         ("--dataset karate --model GCN --precision 8", "precision"),
         ("--dataset karate --model GCN --network.hiden_channels 3", "did you mean 'hidden_channels'?"),

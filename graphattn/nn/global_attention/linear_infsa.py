@@ -45,6 +45,7 @@ class LinearInfSA(DecayedAttention):
         ValueError: If an option is unknown, out of range, or does not go with another.
 
     Example:
+        >>> import torch
         >>> attend = LinearInfSA(8, heads=2)
         >>> out = attend(torch.rand(5, 8), torch.tensor([0, 1, 0, 1, 1]))
         >>> torch.equal(out[0], out[2]), torch.equal(out[0], out[1])
