@@ -16,7 +16,9 @@ from graphattn.models.non_parametric_transformer import NonParametricTransformer
 LOOKUPS = ("plain", "random features", "targets + 1", "random features, targets + 1")
 BITS, RANDOM_FEATURES = 8, 4
 PAIRS, QUICK_PAIRS = 192, 16
-_LEARNING_RATE = 5e-3
+KNOWN = 0.75  # of the pairs, those of which the table holds both rows
+# Which row is the duplicate takes long to find among many: tables to learn from are small at first, and ask for more.
+_SMALL, _GROWING, _KNOWN, _LEARNING_RATE = 24, (0.4, 0.8), 0.25, 5e-3
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,20 @@ class Split:
     y_test: np.ndarray
 
 
-def lookup(kind: str, quick: bool, seed: int = 0) -> Split:
+def lookup(kind: str, pairs: int, known: float = KNOWN, seed: int = 0) -> Split:
     """Return rows in pairs of one key and one random target, of which the test rows are the second without the first.
 
     A key is a row of random signs. With random features each row has some of its own; with targets + 1 the second row
     of a pair, which a column marks, has the target of the first and one more.
     """
-    pairs = QUICK_PAIRS if quick else PAIRS
     rng = np.random.default_rng(seed)
     keys = 2.0 * (rng.permutation(2**BITS)[:pairs, None] >> np.arange(BITS) & 1) - 1.0
     y, shift = rng.normal(size=pairs), float("targets" in kind)
     width = RANDOM_FEATURES * kind.startswith("random")
-    rows = [np.column_stack([keys, rng.normal(size=(pairs, width)), np.full(pairs, second)]) for second in (0, 1)]
-    known = pairs * 3 // 4
-    X, targets = np.vstack([rows[0], rows[1][:known]]), np.concatenate([y, y[:known] + shift])
-    return Split(X, targets, rows[1][known:], y[known:] + shift)
+    rows = [np.column_stack([keys, rng.normal(size=(pairs, width)), np.full(pairs, mark)]) for mark in (0, shift)]
+    both = int(known * pairs)
+    X, targets = np.vstack([rows[0], rows[1][:both]]), np.concatenate([y, y[:both] + shift])
+    return Split(X, targets, rows[1][both:], y[both:] + shift)
 
 
 class TaughtLookup(RegressorMixin, BaseEstimator):
@@ -53,10 +54,10 @@ class TaughtLookup(RegressorMixin, BaseEstimator):
     step leave the network nothing to learn by heart.
     """
 
-    def __init__(self, kind: str, steps: int, quick: bool) -> None:
+    def __init__(self, kind: str, steps: int, pairs: int) -> None:
         self.kind = kind
         self.steps = steps
-        self.quick = quick
+        self.pairs = pairs
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> TaughtLookup:
         columns = X.shape[1] + 1
@@ -67,7 +68,7 @@ class TaughtLookup(RegressorMixin, BaseEstimator):
                 optimizer, _LEARNING_RATE, total_steps=self.steps, pct_start=0.1
             )
             for step in range(self.steps):
-                other = lookup(self.kind, self.quick, seed=1 + step)
+                other = lookup(self.kind, self._pairs(step), _KNOWN, seed=1 + step)
                 predicted = self._ask(np.column_stack([other.X, other.y]), other.X_test)
                 loss = (predicted - torch.from_numpy(other.y_test).float()).square().mean()
                 optimizer.zero_grad()
@@ -82,6 +83,13 @@ class TaughtLookup(RegressorMixin, BaseEstimator):
     def predict(self, X: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return self._ask(self.table_, X).double().numpy()
+
+    def _pairs(self, step: int) -> int:
+        """As many as the table has, after a geometric growth."""
+        start, end = _GROWING
+        grown = min(1.0, max(0.0, (step / self.steps - start) / (end - start)))
+        smallest = min(_SMALL, self.pairs)
+        return round(smallest * (self.pairs / smallest) ** grown)
 
     def _ask(self, table: np.ndarray, X: np.ndarray) -> Tensor:
         queries = np.column_stack([X, np.zeros(len(X))])

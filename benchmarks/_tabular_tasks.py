@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _tabular_lookup import Split, TaughtLookup
+from _tabular_lookup import PAIRS, QUICK_PAIRS, Split, TaughtLookup
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_breast_cancer, load_iris, make_circles, make_moons
@@ -120,8 +120,9 @@ def regressors(quick: bool, seed: int) -> dict[str, BaseEstimator]:
 def lookup_regressors(kind: str, quick: bool, seed: int) -> dict[str, BaseEstimator]:
     """Return the methods for the lookup task, where one neighbour is what k-NN should find."""
     methods = regressors(quick, seed)
+    steps, pairs = (QUICK_TEACHING_STEPS, QUICK_PAIRS) if quick else (TEACHING_STEPS, PAIRS)
     return {
-        TAUGHT: TaughtLookup(kind, QUICK_TEACHING_STEPS if quick else TEACHING_STEPS, quick),
+        TAUGHT: TaughtLookup(kind, steps, pairs),
         OURS: NPTRegressor(**(_QUICK if quick else _LOOKUP_OPTIONS), random_state=seed),
         "MLP": methods["MLP"],
         "k-NN": make_pipeline(StandardScaler(), KNeighborsRegressor(1)),

@@ -32,7 +32,7 @@ from _results import (
     start,
     use_threads,
 )
-from _tabular_lookup import LOOKUPS, Split, lookup
+from _tabular_lookup import LOOKUPS, PAIRS, QUICK_PAIRS, Split, lookup
 from _tabular_report import write_report
 from tqdm import tqdm
 
@@ -80,7 +80,8 @@ def measure_lookup(results: dict[str, Any], path: Path, args: argparse.Namespace
     for kind in tqdm(LOOKUPS, desc="lookups"):
         record = results["lookup"].setdefault(kind, {})
         methods = partial(tasks.lookup_regressors, kind)
-        _measure_split(record, 0, methods, tasks.regress, lookup(kind, args.quick), results, path, args)
+        split = lookup(kind, QUICK_PAIRS if args.quick else PAIRS)
+        _measure_split(record, 0, methods, tasks.regress, split, results, path, args)
 
 
 def measure_large(results: dict[str, Any], path: Path, args: argparse.Namespace) -> None:

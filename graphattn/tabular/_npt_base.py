@@ -170,7 +170,12 @@ class NPTBase(BaseEstimator):
                 progress=self.progress,
             )
         self.n_iter_ = len(log.epochs) * interval
+        if asked.numel():
+            self._calibrate(self._ask(context, queries, pairs), queries)
         return log
+
+    def _calibrate(self, outputs: list[Tensor], held_out: Tensor) -> None:
+        """Learn from what the trained network says of the rows held out; numbers need nothing."""
 
     def _predict(self, X: Any, rows: Affinity | None) -> list[Tensor]:
         """Return what is predicted for each target column of appended rows, on the CPU in float64."""

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from graphattn.affinity import SparseAffinity
 from graphattn.models.non_parametric_transformer import NonParametricTransformer
 from graphattn.models.table_masking import annealed, mask_table, table_loss
 from graphattn.tabular._inter_row import part, row_chunks
+
+_TEMPERATURES = (-1.0, 2.0)  # powers of 10
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,22 @@ def error(outputs: Sequence[Tensor], table: Tensor, categories: Sequence[int]) -
             F.cross_entropy(output, true.long()) if categories[column] else (output[:, 0] - true).square().mean()
         )
     return float(torch.stack(losses).mean())
+
+
+def temperature(logits: Tensor, true: Tensor) -> float:
+    """Return what to divide logits by so that their cross entropy is least.
+
+    A class of n rows is asked to have probability (n + 1) / (n + 2) there, as in Platt's scaling: of rows that are all
+    classified well it does not follow that no other ever will be wrong.
+
+    Args:
+        logits: Logits ``[n, c]`` of rows that were held out.
+        true: Their classes ``[n]``.
+    """
+    count = true.bincount(minlength=logits.size(1))[true].to(logits.dtype).unsqueeze(1)
+    rest = 1 / (count + 2) / (logits.size(1) - 1)
+    target = rest.expand_as(logits).scatter(1, true.unsqueeze(1), (count + 1) / (count + 2))
+    found = minimize_scalar(
+        lambda power: float(F.cross_entropy(logits / 10**power, target)), bounds=_TEMPERATURES, method="bounded"
+    )
+    return float(10**found.x)

@@ -10,9 +10,12 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
+from torch import Tensor
 
 from graphattn.affinity import Affinity
 from graphattn.tabular._npt_base import NPTBase
+from graphattn.tabular._npt_base import NPTBase
+from graphattn.tabular._npt_task import temperature
 from graphattn.tabular.encoding import moments
 
 _ARGUMENTS = r"""
@@ -41,7 +44,8 @@ _ARGUMENTS = r"""
         learning_rate: Largest learning rate of AdamW, after a short warm-up; it falls to 0 as a cosine.
         weight_decay: Weight decay of AdamW.
         early_stopping: Whether part of the rows is held out, and the weights that predict them best are kept, as
-            is seen after every round. Predictions look at these rows too.
+            is seen after every round; probabilities of classes are calibrated on them, too, by a temperature.
+            Predictions look at these rows as well.
         validation_fraction: That part; where it is less than a row, as in tiny tables, nothing is held out.
         n_iter_no_change: Steps without a better score after which training ends.
         max_minutes: Time after which training ends.
@@ -67,6 +71,7 @@ class NPTClassifier(ClassifierMixin, NPTBase):
     of its cells is hidden and predicted from all others; a prediction appends rows whose class is hidden. Features may
     be of mixed types and missing, and are standardized here.
     {_ARGUMENTS}        classes_: The classes.
+        temperature_: What logits are divided by, found on the rows held out; 1 if there were none.
 
     Example:
         >>> X = np.array([[0.0, "a"], [0.2, "a"], [0.9, "b"], [1.1, None]] * 5, dtype=object)
@@ -77,7 +82,7 @@ class NPTClassifier(ClassifierMixin, NPTBase):
 
     Reference:
         Kossen et al., "Self-Attention Between Datapoints: Going Beyond Individual Input-Output Pairs in Deep Learning",
-        2021.
+        2021; Guo et al., "On Calibration of Modern Neural Networks", 2017, of the temperature.
     """
 
     classes_: np.ndarray
@@ -105,6 +110,7 @@ class NPTClassifier(ClassifierMixin, NPTBase):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if self.classes_.size < 2:
             raise ValueError(f"y holds one class, {self.classes_.tolist()}; expected at least two")
+        self.temperature_ = 1.0
         self._fit(X, codes.reshape(-1, 1).astype(np.float64), [self.classes_.size], rows)
         return self
 
@@ -125,12 +131,15 @@ class NPTClassifier(ClassifierMixin, NPTBase):
             ValueError: If the data does not fit that of :meth:`fit`.
         """
         (logits,) = self._predict(X, rows)
-        return logits.softmax(1).numpy()
+        return (logits / self.temperature_).softmax(1).numpy()
 
     def predict(self, X: Any, *, rows: Affinity | None = None) -> np.ndarray:
         """Return the most probable class; arguments as of :meth:`predict_proba`."""
         probabilities = self.predict_proba(X, rows=rows)
         return self.classes_[probabilities.argmax(1)]
+
+    def _calibrate(self, outputs: list[Tensor], held_out: Tensor) -> None:
+        self.temperature_ = temperature(outputs[0].double(), held_out[:, -1].long())
 
 
 class NPTRegressor(RegressorMixin, NPTBase):

@@ -123,13 +123,13 @@ def test_a_failure_is_recorded_and_the_others_go_on(
 @pytest.mark.parametrize("features", [0, 4])
 def test_lookup_rows_come_in_pairs(benchmark: ModuleType, shift: float, features: int) -> None:
     names = {(0, 0.0): "plain", (4, 0.0): "random features", (0, 1.0): "targets + 1"}
-    split = benchmark.lookup(names.get((features, shift), "random features, targets + 1"), quick=True)
+    split = benchmark.lookup(names.get((features, shift), "random features, targets + 1"), pairs=16)
     assert split.X.shape[1] == split.X_test.shape[1] == 8 + features + 1
     keys = [tuple(row[:8]) for row in split.X]
     for row, target in zip(split.X_test, split.y_test, strict=True):
         (place,) = [i for i, key in enumerate(keys) if key == tuple(row[:8])]
         assert target == pytest.approx(split.y[place] + shift)
-        assert (split.X[place, -1], row[-1]) == (0, 1)
+        assert (split.X[place, -1], row[-1]) == (0, shift)
     assert len(set(keys)) == 16
 
 
