@@ -15,7 +15,7 @@ from graphattn.models.non_parametric_transformer import NonParametricTransformer
 from graphattn.models.table_masking import annealed, mask_table, table_loss
 from graphattn.tabular._inter_row import part, row_chunks
 
-_TEMPERATURES = (-1.0, 2.0)  # powers of 10
+_HOTTEST = 2.0  # the largest temperature, a power of 10
 
 
 @dataclass(frozen=True)
@@ -138,19 +138,15 @@ def error(outputs: Sequence[Tensor], table: Tensor, categories: Sequence[int]) -
 
 
 def temperature(logits: Tensor, true: Tensor) -> float:
-    """Return what to divide logits by so that their cross entropy is least.
+    """Return what to divide logits by so that their cross entropy is least, 1 at least.
 
-    A class of n rows is asked to have probability (n + 1) / (n + 2) there, as in Platt's scaling: of rows that are all
-    classified well it does not follow that no other ever will be wrong.
+    Networks of this size are too sure of themselves. That a few rows are all classified well is no reason to be surer.
 
     Args:
         logits: Logits ``[n, c]`` of rows that were held out.
         true: Their classes ``[n]``.
     """
-    count = true.bincount(minlength=logits.size(1))[true].to(logits.dtype).unsqueeze(1)
-    rest = 1 / (count + 2) / (logits.size(1) - 1)
-    target = rest.expand_as(logits).scatter(1, true.unsqueeze(1), (count + 1) / (count + 2))
     found = minimize_scalar(
-        lambda power: float(F.cross_entropy(logits / 10**power, target)), bounds=_TEMPERATURES, method="bounded"
+        lambda power: float(F.cross_entropy(logits / 10**power, true)), bounds=(0.0, _HOTTEST), method="bounded"
     )
     return float(10**found.x)
