@@ -147,6 +147,9 @@ def temperature(logits: Tensor, true: Tensor) -> float:
         true: Their classes ``[n]``.
     """
     found = minimize_scalar(
-        lambda power: float(F.cross_entropy(logits / 10**power, true)), bounds=(0.0, _HOTTEST), method="bounded"
+        lambda power: float(F.cross_entropy(logits / 10**power, true)),
+        bounds=(0.0, _HOTTEST),
+        method="bounded",
+        options={"xatol": 1e-8},
     )
     return float(10**found.x)

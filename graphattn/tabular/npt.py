@@ -14,7 +14,6 @@ from torch import Tensor
 
 from graphattn.affinity import Affinity
 from graphattn.tabular._npt_base import NPTBase
-from graphattn.tabular._npt_base import NPTBase
 from graphattn.tabular._npt_task import temperature
 from graphattn.tabular.encoding import moments
 

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_classification
+from torch import Tensor
 
 from graphattn.affinity import SparseAffinity, complete
-from graphattn.tabular import NPTClassifier, NPTRegressor, _npt_base
+from graphattn.tabular import NPTClassifier, NPTRegressor, _npt_base, npt
 from graphattn.tabular._inter_row import coordinates, nearest_rows, part, row_chunks, with_loops, with_queries
+from graphattn.tabular._npt_task import temperature
 
 TINY: dict[str, Any] = {"channels": 8, "depth": 2, "heads": 2, "max_iter": 10, "random_state": 0}
 # Predictions are computed in float32, in another order for another block of rows.
@@ -49,7 +52,7 @@ def test_a_prediction_does_not_depend_on_the_other_rows_to_predict(options: dict
 def test_semi_supervised_predictions_do() -> None:
     X, y = classes()
     for options in ({}, {"n_neighbors": 4}):
-        model = NPTClassifier(**TINY, semi_supervised=True, **options).fit(X[:30], y[:30])
+        model = NPTClassifier(**TINY, semi_supervised=True, early_stopping=False, **options).fit(X[:30], y[:30])
         rows = np.vstack([X[30:31], X[30:31] + 0.01])  # each is the other's nearest
         together, alone = model.predict_proba(rows), model.predict_proba(rows[:1])
         assert np.abs(together[:1] - alone).max() > 1e-4
@@ -194,6 +197,47 @@ def test_a_step_trains_and_the_best_weights_are_kept() -> None:
     assert not model.model_.training
     rest = NPTClassifier(**TINY, early_stopping=False).fit(X, y)
     assert "score" not in rest.log_.epochs[0]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_temperature_has_the_least_cross_entropy_and_never_sharpens(num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.randn(4000, num_classes, generator=generator, dtype=torch.float64)
+    true = honest.softmax(1).multinomial(1, generator=generator).flatten()
+
+    def loss(logits: Tensor, divisor: float) -> float:
+        return float(F.cross_entropy(logits / divisor, true))
+
+    for confidence in (5.0, 0.2):
+        found = temperature(confidence * honest, true)
+        assert found >= 1
+        grid = np.geomspace(1, 100, 400)
+        assert loss(confidence * honest, found) <= min(loss(confidence * honest, t) for t in grid) + 1e-7
+    assert temperature(5 * honest, true) == pytest.approx(5, rel=0.1)
+    assert temperature(0.2 * honest, true) == pytest.approx(1, abs=1e-4)
+    assert temperature(honest, honest.argmax(1)) == pytest.approx(1, abs=1e-4)
+
+
+def test_probabilities_are_calibrated_on_the_rows_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = classes()
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spy(logits: Tensor, true: Tensor) -> float:
+        seen.append((logits, true))
+        return 2.5
+
+    monkeypatch.setattr(npt, "temperature", spy)
+    model = NPTClassifier(**TINY).fit(X[:30], y[:30])
+    ((logits, true),) = seen
+    assert len(logits) == len(true) == sum(int(0.15 * (y[:30] == c).sum()) for c in range(3))
+    assert model.temperature_ == 2.5
+    soft = model.predict_proba(X[30:])
+    model.temperature_ = 1.0
+    plain = model.predict_proba(X[30:])
+    softened = plain**0.4 / (plain**0.4).sum(1, keepdims=True)
+    assert_allclose(soft, softened, rtol=1e-9)
+    assert NPTClassifier(**TINY, early_stopping=False).fit(X[:30], y[:30]).temperature_ == 1
+    assert len(seen) == 1
 
 
 def test_the_weight_of_the_features_is_annealed() -> None:
