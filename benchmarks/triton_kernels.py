@@ -28,14 +28,22 @@ from graphattn.ops.triton.support import DTYPES
 
 TARGETS = (80, 90)
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-PER_WIDTH = ("forward", "backward_rows", "backward_columns")
+# The widest blocks are for channels with edge features beyond them, of which a program of a column reads no block.
+PER_WIDTH = {
+    "forward": BLOCK_CHANNELS,
+    "backward_rows": BLOCK_CHANNELS,
+    "backward_columns": BLOCK_CHANNELS[:-1],
+    "backward_edges": BLOCK_CHANNELS,
+}
 CHUNKED = ("products", "combine")  # which take any width in chunks of 64 channels
 
 Variant = tuple[str, torch.dtype, int]
-VARIANTS: list[Variant] = [(name, dtype, width) for name in PER_WIDTH for dtype in DTYPES for width in BLOCK_CHANNELS]
+VARIANTS: list[Variant] = [
+    (name, dtype, width) for name, widths in PER_WIDTH.items() for dtype in DTYPES for width in widths
+]
 VARIANTS += [(name, dtype, 64) for name in CHUNKED for dtype in DTYPES]
 
-FEATURES = {"q", "k", "v", "edge_attr", "edge_proj", "grad_out", "out", "grad_q", "grad_k", "grad_v"}
+FEATURES = {"q", "k", "v", "edge_attr", "edge_proj", "grad_out", "out", "grad_q", "grad_k", "grad_v", "grad_edge_attr"}
 _INDICES = {"pointer": "*i32", "index": "*i32", "segment_row": "*i32", "segment_start": "*i32"}
 _WORDS = {"slots": "*i64", "seed": "*i64"}
 NUMBERS = dict.fromkeys(["scale", "slope", "dropout", "boost"], "fp32")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -53,8 +55,7 @@ def aggregate(
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
     q, k = v.new_empty(layout.num_rows, v.size(1), 0), v.new_empty(layout.num_cols, v.size(1), 0)
-    slots = _to_slots(scores, layout)
-    return _attend(q, k, v, None, None, None, slots, layout, 0.0, 0.0, dropout, edge_attr, edge_proj, return_weights)
+    return attention(q, k, v, layout, 0.0, scores, dropout, edge_attr, edge_proj, return_weights)
 
 
 def attention(
@@ -69,14 +70,17 @@ def attention(
     edge_proj: Tensor | None,
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    slots = None if bias is None else _to_slots(bias, layout).to(wide_dtype(v))
-    if edge_attr is not None and edge_proj is not None:
-        # q . (W e) = (W^T q) . e: only the raw features are read, as the columns of the target-by-edge pattern.
-        rows = _padded(torch.einsum("nhc,hcd->nhd", q.to(wide_dtype(q)), edge_proj.to(wide_dtype(q))))
-        features = _padded(edge_attr.to(wide_dtype(q))).unsqueeze(1)
-        term = scale * triton_sddmm(rows, features, *layout.incidence().pattern(features))
-        slots = term if slots is None else slots + term
-    return _attend(q, k, v, None, None, None, slots, layout, scale, 0.0, dropout, edge_attr, edge_proj, return_weights)
+    if edge_attr is None or edge_proj is None:
+        out, _, weights = _attend(q, k, v, layout, bias, dropout, return_weights, scale=scale)
+        return out, weights
+    # q . (W e) = (W^T q) . e and sum P (W e) = W (sum P e): the kernels read the edges as they are.
+    proj = edge_proj.to(wide_dtype(v))
+    edges: dict[str, Any] = {
+        "edge_attr": _padded(_to_slots(edge_attr, layout)),
+        "edge_query": _padded(torch.einsum("nhc,hcd->nhd", q.to(proj.dtype), proj[:, : q.size(2)])),
+    }
+    out, sums, weights = _attend(q, k, v, layout, bias, dropout, return_weights, scale=scale, **edges)
+    return out + torch.einsum("nhd,hcd->nhc", sums[..., : edge_attr.size(1)], proj), weights
 
 
 def additive_attention(
@@ -92,55 +96,45 @@ def additive_attention(
     dropout: float,
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    slots = None if bias is None else _to_slots(bias, layout)
-    features = proj = None
+    options: dict[str, Any] = {"vector": _padded(vector).to(wide_dtype(v)), "slope": slope}
     if edge_attr is not None and edge_proj is not None:
-        features, proj = _to_slots(edge_attr, layout), _padded(edge_proj.permute(2, 0, 1).contiguous())
-    return _attend(q, k, v, vector, features, proj, slots, layout, 0.0, slope, dropout, None, None, return_weights)
+        proj = _padded(edge_proj.permute(2, 0, 1).contiguous())
+        options |= {"edge_attr": _to_slots(edge_attr, layout), "edge_proj": proj}
+    out, _, weights = _attend(q, k, v, layout, bias, dropout, return_weights, **options)
+    return out, weights
 
 
 def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    vector: Tensor | None,
-    score_attr: Tensor | None,
-    score_proj: Tensor | None,
-    bias: Tensor | None,
     layout: Layout,
-    scale: float,
-    slope: float,
+    bias: Tensor | None,
     dropout: float,
-    edge_attr: Tensor | None,
-    edge_proj: Tensor | None,
     return_weights: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Attend with edge values in slot order, then add what the edges' features contribute to the values."""
-    seed = None
-    if dropout > 0:
-        seed = torch.randint(2**63 - 1, (1,), device=v.device)
-    has_edges = edge_attr is not None and edge_proj is not None
+    vector: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_proj: Tensor | None = None,
+    edge_query: Tensor | None = None,
+    scale: float = 0.0,
+    slope: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Attend with channels filled up and the bias in slot order; edges come in slot order."""
     differentiated = next((x for x in (k, v, q) if x.requires_grad), k)
-    out, _, weights, kept = triton_attention(
+    out, edge_sums, _, weights = triton_attention(
         _padded(q),
         _padded(k),
         _padded(v),
-        None if vector is None else _padded(vector).to(wide_dtype(v)),
-        score_attr,
-        score_proj,
-        None if bias is None else bias.to(wide_dtype(v)),
-        seed,
+        vector,
+        edge_attr,
+        edge_proj,
+        edge_query,
+        None if bias is None else _to_slots(bias, layout).to(wide_dtype(v)),
+        torch.randint(2**63 - 1, (1,), device=v.device) if dropout > 0 else None,
         scale,
         slope,
         dropout,
-        return_weights or has_edges,
+        return_weights,
         *layout.pattern(differentiated),
     )
-    out = out[..., : v.size(2)]
-    if edge_attr is not None and edge_proj is not None:
-        # sum P (W e) = W (sum P e), the other half of the same linearity.
-        features = _padded(edge_attr.to(wide_dtype(v))).unsqueeze(1)
-        scaled = weights if seed is None else weights * kept
-        sums = triton_spmm(scaled, features, *layout.incidence().pattern(features))[..., : edge_attr.size(1)]
-        out = out + torch.einsum("nhd,hcd->nhc", sums, edge_proj.to(wide_dtype(v)))
-    return out, _to_edges(weights, layout) if return_weights else None
+    return out[..., : v.size(2)], edge_sums, _to_edges(weights, layout) if return_weights else None

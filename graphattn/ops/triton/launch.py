@@ -14,8 +14,14 @@ SEGMENT = 1024
 
 # Channels of a tile are the next of these; its neighbours follow from the values that a program holds of each operand,
 # in half and in single precision, as many as no kernel spills.
-BLOCK_CHANNELS = (32, 64, 128, 256)
-TILES = {"forward": (1024, 512), "backward_rows": (512, 512), "backward_columns": (512, 512), "products": (1024, 1024)}
+BLOCK_CHANNELS = (32, 64, 128, 256, 512)
+TILES = {
+    "forward": (1024, 512),
+    "backward_rows": (512, 512),
+    "backward_columns": (512, 512),
+    "backward_edges": (512, 512),
+    "products": (1024, 1024),
+}
 _CHUNK = 64  # channels that products and combine take at a time
 # One warp a program; 12 of them share an SM's 65,536 registers. Left to itself, ptxas spills some kernels to fit 16.
 NUM_WARPS, MAX_REGISTERS = 1, 168
@@ -68,21 +74,22 @@ class Launch:
         """Make room for what segments leave behind: one row each."""
         return like.new_empty(self.num_segments, self.heads, width, dtype=wide_dtype(like))
 
-    def run(self, kernel: str, *arrays: Tensor, channels: int, dtype: torch.dtype, **numbers: float) -> None:
-        """Run a kernel on all rows; its arguments are the arrays, then the pattern, then the numbers."""
+    def run(self, kernel: str, channels: int, dtype: torch.dtype, **arguments: Any) -> None:
+        """Run a kernel on all rows, with arguments of its own beside the pattern."""
         kernels = _kernels()
         programs = (self.num_rows + self.num_segments) * self.heads
         if programs == 0:
             return
         getattr(kernels, kernel)[(programs,)](
-            *arrays,
+            pointer=self.pointer,
+            index=self.index,
             segment_row=self.segment_row,
             segment_start=self.segment_start,
             num_rows=self.num_rows,
             num_segments=self.num_segments,
             segment=SEGMENT,
             heads=self.heads,
-            **numbers,
+            **arguments,
             **tile(kernel, channels, dtype.itemsize),
             ACC=_accumulator(dtype),
             **LAUNCH,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,14 +21,48 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def no_seed(like: Tensor) -> Tensor:
-    """Stand in for the seed; what a kernel does not read must still have its type, or another kernel is compiled."""
-    return like.new_empty(1, dtype=torch.int64)
+def scoring(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    vector: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_proj: Tensor | None = None,
+    edge_query: Tensor | None = None,
+    bias: Tensor | None = None,
+    seed: Tensor | None = None,
+    scale: float = 0.0,
+    slope: float = 0.0,
+    dropout: float = 0.0,
+) -> dict[str, Any]:
+    """Return the arguments from which every kernel of attention scores.
 
-
-def boost_of(dropout: float) -> float:
-    """Factor of the weights that dropout keeps."""
-    return 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
+    An array that a call does not have is stood in for by another of its type.
+    """
+    wide = v.new_empty(1, dtype=wide_dtype(v))
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "vector": wide if vector is None else ready(vector),
+        "edge_attr": v if edge_attr is None else ready(edge_attr),
+        "edge_proj": v if edge_proj is None else ready(edge_proj),
+        "edge_query": wide if edge_query is None else ready(edge_query),
+        "bias": wide if bias is None else bias.contiguous(),
+        "seed": v.new_empty(1, dtype=torch.int64) if seed is None else seed,
+        "key_units": q.size(2) // UNIT,
+        "value_units": v.size(2) // UNIT,
+        "edge_dim": edge_attr.size(1) if edge_attr is not None and edge_proj is not None else 0,
+        "edge_units": 0 if edge_query is None else edge_query.size(2) // UNIT,
+        "scale": scale,
+        "slope": slope,
+        "dropout": dropout,
+        # The factor of the weights that dropout keeps.
+        "boost": 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0,
+        "additive": int(vector is not None),
+        "has_bias": int(bias is not None),
+        "has_dropout": int(seed is not None),
+    }
 
 
 def refuse_double_backward(ctx, *grads):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphattn.ops.layout import known_csc
 from graphattn.ops.triton.launch import MAX_PROGRAMS, Launch
-from graphattn.ops.triton.operators import UNIT, no_seed, ready, refuse_double_backward, wide_dtype
+from graphattn.ops.triton.operators import UNIT, ready, refuse_double_backward, scoring, wide_dtype
 
 
 @torch.library.custom_op("graphattn::triton_sddmm", mutates_args=())
@@ -20,16 +20,7 @@ def triton_sddmm(
     a, b = ready(a), ready(b)
     out = a.new_empty(col.numel(), a.size(1), dtype=wide_dtype(a))
     Launch(rowptr, col, a.size(1)).run(
-        "products",
-        a,
-        b,
-        out,
-        rowptr,
-        col,
-        channels=a.size(2),
-        dtype=a.dtype,
-        key_heads=b.size(1),
-        key_units=a.size(2) // UNIT,
+        "products", a.size(2), a.dtype, q=a, k=b, scores=out, key_heads=b.size(1), key_units=a.size(2) // UNIT
     )
     return out
 
@@ -50,14 +41,27 @@ def triton_spmm(
     slot: Tensor | None,
 ) -> Tensor:
     """Weighted sums ``sum_col weights[slot, h] * x[col, h]`` of every row; ``x`` may have one head for all."""
-    x, weights = ready(x), weights.contiguous()
+    x = ready(x)
     launch = Launch(rowptr, col, weights.size(1))
     out = x.new_empty(rowptr.numel() - 1, launch.heads, x.size(2))
-    unused = x.new_empty((*out.shape[:2], 2), dtype=wide_dtype(x))
-    parts = launch.parts(x, x.size(2)), launch.parts(x, 2)
-    given = x, x, x, unused, x, x, weights, no_seed(x), out, unused, unused, unused
-    launch.run("forward", *given, *parts, rowptr, col, **_linear(x), value_heads=x.size(1), has_scores=0)
-    launch.combine(parts[0], out)
+    unused = x.new_empty(*out.shape[:2], 2, dtype=wide_dtype(x))
+    part_out, part_normalizer = launch.parts(x, x.size(2)), launch.parts(x, 2)
+    launch.run(
+        "forward",
+        x.size(2),
+        x.dtype,
+        **_linear(x, weights),
+        value_heads=x.size(1),
+        has_scores=0,
+        out=out,
+        edge_sums=unused,
+        normalizer=unused,
+        scores=unused,
+        part_out=part_out,
+        part_edge_sums=part_out,
+        part_normalizer=part_normalizer,
+    )
+    launch.combine(part_out, out)
     return out
 
 
@@ -71,8 +75,7 @@ def triton_spmm_transposed(
     weights: Tensor, x: Tensor, colptr: Tensor, row: Tensor, slot: Tensor, sum_heads: bool
 ) -> Tensor:
     """Weighted sums over the transposed pattern, ``sum_row weights[slot, h] * x[row, h]``, one head or their sum."""
-    x, weights = ready(x), weights.contiguous()
-    heads = x.size(1)
+    x, heads = ready(x), x.size(1)
     if sum_heads:
         # Every head of a row is a row of its own, so that one head of the pattern sums them all.
         fits = max(x.size(0), row.numel()) * heads < MAX_PROGRAMS
@@ -82,11 +85,25 @@ def triton_spmm_transposed(
         colptr, heads = colptr * heads, 1
     launch = Launch(colptr, row, heads)
     out = x.new_empty(colptr.numel() - 1, heads, x.size(2))
-    part_k, part = launch.parts(x, 0), launch.parts(x, x.size(2))
-    given = x, x, x, weights, x, x, weights, no_seed(x), x, weights, weights, weights
-    arrays = *given, x, out, part_k, part, colptr, row, slot
-    launch.run("backward_columns", *arrays, **_linear(x), has_grad=0)
-    launch.combine(part, out)
+    part_k, part_v = launch.parts(x, 0), launch.parts(x, x.size(2))
+    launch.run(
+        "backward_columns",
+        x.size(2),
+        x.dtype,
+        **_linear(x, weights),
+        slots=slot,
+        has_grad=0,
+        grad_out=x,
+        grad_edge_sums=weights,
+        grad_weights=weights,
+        normalizer=weights,
+        delta=weights,
+        grad_k=x,
+        grad_v=out,
+        part_k=part_k,
+        part_v=part_v,
+    )
+    launch.combine(part_v, out)
     return out
 
 
@@ -95,23 +112,9 @@ def _(weights, x, colptr, row, slot, sum_heads):  # type: ignore[no-untyped-def]
     return x.new_empty(colptr.size(0) - 1, 1 if sum_heads else x.size(1), x.size(2))
 
 
-def _linear(x: Tensor) -> dict[str, Any]:
-    """Options of a kernel whose weights are given: there is no score, and the bias is the weight."""
-    return {
-        "channels": x.size(2),
-        "dtype": x.dtype,
-        "key_units": 0,
-        "value_units": x.size(2) // UNIT,
-        "edge_dim": 0,
-        "scale": 0.0,
-        "slope": 0.0,
-        "dropout": 0.0,
-        "boost": 1.0,
-        "additive": 0,
-        "linear": 1,
-        "has_bias": 1,
-        "has_dropout": 0,
-    }
+def _linear(x: Tensor, weights: Tensor) -> dict[str, Any]:
+    """Arguments of a kernel whose weights are given: there is no score, and the bias is the weight."""
+    return {**scoring(x, x, x, bias=weights), "key_units": 0, "linear": 1}
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -272,18 +272,16 @@ def _operators() -> list[tuple[str, tuple[Any, ...]]]:
     q, k, v = (torch.randn(n, HEADS, c) for n, c in ((7, 8), (11, 8), (11, 16)))
     bias, vector, seed = torch.randn(graph.num_edges, HEADS), torch.randn(HEADS, 8), torch.ones(1, dtype=torch.int64)
     edges = torch.randn(graph.num_edges, 2), torch.randn(2, HEADS, 8)
-    plain = (q, k, v, *[None] * 5, 0.5, 0.0, 0.0, False, rowptr, col)
-    full = (q, k, v, vector, *edges, bias, seed, 0.5, 0.2, 0.5, True, rowptr, col)
-    samples = [("triton_attention", (*plain, *none)), ("triton_attention", (*full, *csc))]
-    for x in (plain, full):
-        out, normalizer, weights, _ = torch.ops.graphattn.triton_attention(*x, *csc)
-        grads = (out, weights if x is full else None)
-        samples.append(
-            (
-                "triton_attention_backward",
-                (*grads, *x[:8], out, normalizer, weights, *x[8:11], x is full, *x[12:], *csc),
-            )
-        )
+    plain = (q, k, v, *[None] * 6, 0.5, 0.0, 0.0, False, rowptr, col)
+    full = (q, k, v, vector, *edges, None, bias, seed, 0.5, 0.2, 0.5, True, rowptr, col)
+    features, edge_query = torch.randn(graph.num_edges, 8), torch.randn(7, HEADS, 8)
+    dot = (q, k, v, None, features, None, edge_query, bias, seed, 0.5, 0.0, 0.5, True, rowptr, col)
+    samples = [("triton_attention", (*plain, *none)), *(("triton_attention", (*x, *csc)) for x in (full, dot))]
+    for x in (plain, full, dot):
+        out, edge_sums, normalizer, weights = torch.ops.graphattn.triton_attention(*x, *csc)
+        grads = (None, None, None) if x is plain else (out, edge_sums, weights)
+        kept, flags = (out, edge_sums, normalizer, weights), (x is not plain, x is not plain)
+        samples.append(("triton_attention_backward", (*grads, *x[:9], *kept, *x[9:12], *flags, *x[13:], *csc)))
     samples += [("triton_sddmm", (q, k, rowptr, col, *csc)), ("triton_spmm", (bias, v, rowptr, col, *none))]
     return samples + [("triton_spmm_transposed", (bias, q, *csc, flag)) for flag in (False, True)]
 
@@ -297,10 +295,14 @@ def test_every_operator_describes_itself() -> None:
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize(("score", "edge_dim"), [("dot", None), ("gat", None), ("gat", 3), ("gatv2", 3)])
-def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("score", "edge_dim", "hops"), [("dot", None, 3), ("dot", 3, 1), ("gat", None, 3), ("gat", 3, 3), ("gatv2", 3, 3)]
+)
+def test_layers_fuse_their_scores(
+    score: str, edge_dim: int | None, hops: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first hop and the further ones, none of which stores a weight."""
-    graph, hops = GRAPHS["self_loops"], 3
+    graph = GRAPHS["self_loops"]
     layers = [
         AttentionConv(6, 5, heads=2, score=score, edge_dim=edge_dim, hops=hops, backend=b).double()
         for b in ("triton", "reference")
@@ -313,7 +315,7 @@ def test_layers_fuse_their_scores(score: str, edge_dim: int | None, monkeypatch:
     def counted(*args: Any) -> Any:
         called.append(score)
         results = original(*args)
-        assert results[2].numel() == 0, "the weights were stored"
+        assert results[3].numel() == 0, "the weights were stored"
         return results
 
     monkeypatch.setattr(calls, "triton_attention", counted)

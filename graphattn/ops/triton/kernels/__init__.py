@@ -19,5 +19,6 @@ store move 16 bytes.
 from graphattn.ops.triton.kernels.attend import combine as combine
 from graphattn.ops.triton.kernels.attend import forward as forward
 from graphattn.ops.triton.kernels.dots import products as products
+from graphattn.ops.triton.kernels.edges import backward_edges as backward_edges
 from graphattn.ops.triton.kernels.gradients import backward_columns as backward_columns
 from graphattn.ops.triton.kernels.gradients import backward_rows as backward_rows

@@ -10,8 +10,8 @@ from graphattn.ops.triton.kernels.tiles import (
     closed,
     keep_factor,
     kernel,
+    load_ends,
     load_row,
-    load_rows,
     offset,
     pair_tile,
     score_pairs,
@@ -29,13 +29,15 @@ def forward(
     vector,
     edge_attr,
     edge_proj,
+    edge_query,
     bias,
     seed,
     out,
+    edge_sums,
     normalizer,
     scores,
-    kept,
     part_out,
+    part_edge_sums,
     part_normalizer,
     pointer,
     index,
@@ -49,6 +51,7 @@ def forward(
     key_units,
     value_units,
     edge_dim,
+    edge_units,
     scale,
     slope,
     dropout,
@@ -62,14 +65,18 @@ def forward(
     BLOCK_C: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Attend from the rows: values [N, H, C], maxima and sums [N, H, 2]; ``linear`` takes the bias as the weights."""
+    """Attend from the rows: values [N, H, C], edge sums [N, H, D], maxima and sums [N, H, 2].
+
+    ``linear`` takes the bias as the weights.
+    """
     row, head, start, stop, part, is_segment, has_work = task(
         heads, pointer, segment_row, segment_start, num_rows, num_segments, segment
     )
     if not has_work:
         return
-    query = load_row(q, row, heads, head, key_units, BLOCK_C, ACC)[None, :]
-    direction = load_row(vector, row * 0, heads, head, key_units * additive, BLOCK_C, ACC)[None, :]
+    query = load_row(q, row, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
+    query += load_row(edge_query, row, heads, head, value_units, edge_units, BLOCK_C, ACC)[None, :]
+    direction = load_row(vector, row * 0, heads, head, 0, key_units * additive, BLOCK_C, ACC)[None, :]
     top = tl.full([], float("-inf"), ACC)
     total = tl.full([], 0.0, ACC)
     sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
@@ -77,7 +84,9 @@ def forward(
         slot = begin + tl.arange(0, BLOCK_E)
         valid = slot < stop
         column = tl.load(index + slot, mask=valid, other=0)
-        key = load_rows(k, column, valid, heads, head, key_units, BLOCK_C, ACC)
+        key = load_ends(
+            k, edge_attr, column, slot, valid, heads, head, key_units, value_units, edge_units, BLOCK_C, ACC
+        )
         pairs = pair_tile(
             query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
         )
@@ -99,20 +108,20 @@ def forward(
             sums *= fade
             top = new_top
         if has_dropout:
-            factor = keep_factor(seed, dropout, boost, slot, head).to(ACC)
-            weight *= factor
-            if has_scores:
-                tl.store(kept + offset(slot, heads, head), factor, mask=valid)
-        sums += weight[:, None] * load_rows(
-            v, column, valid, value_heads, head % value_heads, value_units, BLOCK_C, ACC
+            weight *= keep_factor(seed, dropout, boost, slot, head).to(ACC)
+        of_head = head % value_heads
+        sums += weight[:, None] * load_ends(
+            v, edge_attr, column, slot, valid, value_heads, of_head, value_units, value_units, edge_units, BLOCK_C, ACC
         )
     result = tl.sum(sums, axis=0)
     if is_segment:
-        store_row(part_out, part, heads, head, value_units, result, BLOCK_C)
+        store_row(part_out, part, heads, head, 0, value_units, result, BLOCK_C)
+        store_row(part_edge_sums, part, heads, head, value_units, edge_units, result, BLOCK_C)
         store_normalizer(part_normalizer, part, heads, head, top, total)
     else:
         top, total = closed(top, total)
-        store_row(out, row, heads, head, value_units, result / total, BLOCK_C)
+        store_row(out, row, heads, head, 0, value_units, result / total, BLOCK_C)
+        store_row(edge_sums, row, heads, head, value_units, edge_units, result / total, BLOCK_C)
         store_normalizer(normalizer, row, heads, head, top, total)
 
 

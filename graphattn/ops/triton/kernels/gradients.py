@@ -6,14 +6,17 @@
 import triton.language as tl
 
 from graphattn.ops.triton.kernels.tiles import (
+    UNIT,
     keep_factor,
     kernel,
+    load_ends,
     load_row,
     load_rows,
     offset,
     pair_tile,
     score_pairs,
     slope_of_scores,
+    softmax_slopes,
     store_row,
     task,
 )
@@ -27,16 +30,20 @@ def backward_rows(
     vector,
     edge_attr,
     edge_proj,
+    edge_query,
     bias,
     seed,
     grad_out,
+    grad_edge_sums,
     grad_weights,
     normalizer,
     delta,
     grad_q,
+    grad_edge_query,
     grad_vector,
     grad_bias,
     part_q,
+    part_edge_query,
     part_vector,
     pointer,
     index,
@@ -49,6 +56,7 @@ def backward_rows(
     key_units,
     value_units,
     edge_dim,
+    edge_units,
     scale,
     slope,
     dropout,
@@ -62,17 +70,19 @@ def backward_rows(
     BLOCK_C: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Gradients that are sums over a row: of its query, of the vector as a part per row, and of every bias."""
+    """Gradients that are sums over a row: of its queries, of the vector as a part per row, and of every bias."""
     row, head, start, stop, part, is_segment, has_work = task(
         heads, pointer, segment_row, segment_start, num_rows, num_segments, segment
     )
     if not has_work:
         return
-    query = load_row(q, row, heads, head, key_units, BLOCK_C, ACC)[None, :]
-    direction = load_row(vector, row * 0, heads, head, key_units * additive, BLOCK_C, ACC)[None, :]
-    grad = load_row(grad_out, row, heads, head, value_units, BLOCK_C, ACC)[None, :]
+    query = load_row(q, row, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
+    query += load_row(edge_query, row, heads, head, value_units, edge_units, BLOCK_C, ACC)[None, :]
+    direction = load_row(vector, row * 0, heads, head, 0, key_units * additive, BLOCK_C, ACC)[None, :]
+    grad = load_row(grad_out, row, heads, head, 0, value_units, BLOCK_C, ACC)[None, :]
+    grad += load_row(grad_edge_sums, row, heads, head, value_units, edge_units, BLOCK_C, ACC)[None, :]
     ends = normalizer + 2 * offset(row, heads, head)
-    top, share = tl.load(ends), 1.0 / tl.load(ends + 1)
+    top, total = tl.load(ends), tl.load(ends + 1)
     shift = tl.load(delta + offset(row, heads, head))
     query_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     vector_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
@@ -81,32 +91,36 @@ def backward_rows(
         valid = slot < stop
         column = tl.load(index + slot, mask=valid, other=0)
         place = offset(slot, heads, head)
-        key = load_rows(k, column, valid, heads, head, key_units, BLOCK_C, ACC)
+        key = load_ends(
+            k, edge_attr, column, slot, valid, heads, head, key_units, value_units, edge_units, BLOCK_C, ACC
+        )
         pairs = pair_tile(
             query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
         )
         score = score_pairs(query, pairs, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)
-        weight = tl.where(valid, tl.exp(score - top) * share, 0.0)
-        value = load_rows(v, column, valid, heads, head, value_units, BLOCK_C, ACC)
+        value = load_ends(
+            v, edge_attr, column, slot, valid, heads, head, value_units, value_units, edge_units, BLOCK_C, ACC
+        )
         to_weight = tl.sum(grad * value, axis=1)
         if has_dropout:
             to_weight *= keep_factor(seed, dropout, boost, slot, head).to(ACC)
-        if has_grad:
-            to_weight += tl.load(grad_weights + place, mask=valid, other=0.0)
-        to_score = weight * (to_weight - shift)
+        _, to_score = softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad)
         if has_scores:
             tl.store(grad_bias + place, to_score, mask=valid)
         query_sums += to_score[:, None] * slope_of_scores(pairs, direction, additive, scale, slope)
         if additive:
             vector_sums += to_score[:, None] * tl.where(pairs > 0, pairs, pairs * slope)
+    to_query, to_vector = tl.sum(query_sums, axis=0), tl.sum(vector_sums, axis=0)
     if is_segment:
-        store_row(part_q, part, heads, head, key_units, tl.sum(query_sums, axis=0), BLOCK_C)
-        store_row(part_vector, part, heads, head, key_units * additive, tl.sum(vector_sums, axis=0), BLOCK_C)
+        store_row(part_q, part, heads, head, 0, key_units, to_query, BLOCK_C)
+        store_row(part_edge_query, part, heads, head, value_units, edge_units, to_query, BLOCK_C)
+        store_row(part_vector, part, heads, head, 0, key_units * additive, to_vector, BLOCK_C)
     else:
-        store_row(grad_q, row, heads, head, key_units, tl.sum(query_sums, axis=0), BLOCK_C)
-        store_row(grad_vector, row, heads, head, key_units * additive, tl.sum(vector_sums, axis=0), BLOCK_C)
+        store_row(grad_q, row, heads, head, 0, key_units, to_query, BLOCK_C)
+        store_row(grad_edge_query, row, heads, head, value_units, edge_units, to_query, BLOCK_C)
+        store_row(grad_vector, row, heads, head, 0, key_units * additive, to_vector, BLOCK_C)
 
 
 @kernel
@@ -117,9 +131,11 @@ def backward_columns(
     vector,
     edge_attr,
     edge_proj,
+    edge_query,
     bias,
     seed,
     grad_out,
+    grad_edge_sums,
     grad_weights,
     normalizer,
     delta,
@@ -139,6 +155,7 @@ def backward_columns(
     key_units,
     value_units,
     edge_dim,
+    edge_units,
     scale,
     slope,
     dropout,
@@ -158,9 +175,9 @@ def backward_columns(
     )
     if not has_work:
         return
-    key = load_row(k, column, heads, head, key_units, BLOCK_C, ACC)[None, :]
-    value = load_row(v, column, heads, head, value_units * (1 - linear), BLOCK_C, ACC)[None, :]
-    direction = load_row(vector, column * 0, heads, head, key_units * additive, BLOCK_C, ACC)[None, :]
+    key = load_row(k, column, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
+    value = load_row(v, column, heads, head, 0, value_units * (1 - linear), BLOCK_C, ACC)[None, :]
+    direction = load_row(vector, column * 0, heads, head, 0, key_units * additive, BLOCK_C, ACC)[None, :]
     key_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     value_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     for begin in range(start, stop, BLOCK_E):
@@ -169,33 +186,39 @@ def backward_columns(
         row = tl.load(index + entry, mask=valid, other=0)
         slot = tl.load(slots + entry, mask=valid, other=0).to(row.dtype)
         place = offset(slot, heads, head)
-        query = load_rows(q, row, valid, heads, head, key_units, BLOCK_C, ACC)
+        query = load_rows(q, row, valid, heads, head, 0, key_units, BLOCK_C, ACC)
         pairs = pair_tile(
             key, query, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
         )
         score = score_pairs(key, pairs, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)
-        grad = load_rows(grad_out, row, valid, heads, head, value_units, BLOCK_C, ACC)
+        grad = load_rows(grad_out, row, valid, heads, head, 0, value_units, BLOCK_C, ACC)
         factor = tl.full([BLOCK_E], 1.0, ACC)
         if has_dropout:
             factor = keep_factor(seed, dropout, boost, slot, head).to(ACC)
         if linear:
             weight = tl.where(valid, score, 0.0)
         else:
+            to_weight = tl.sum(grad * value, axis=1)
+            for done in range(0, edge_units, BLOCK_C // UNIT):
+                feature = load_rows(edge_attr, slot, valid, 1, 0, -done, edge_units, BLOCK_C, ACC)
+                of_row = load_rows(edge_query, row, valid, heads, head, -done, edge_units, BLOCK_C, ACC)
+                score += tl.sum(feature * of_row, axis=1) * scale
+                of_row = load_rows(grad_edge_sums, row, valid, heads, head, -done, edge_units, BLOCK_C, ACC)
+                to_weight += tl.sum(feature * of_row, axis=1)
             end = offset(row, heads, head)
             top = tl.load(normalizer + 2 * end, mask=valid, other=0.0)
-            weight = tl.exp(score - top) / tl.load(normalizer + 2 * end + 1, mask=valid, other=1.0)
-            weight = tl.where(valid, weight, 0.0)
-            to_weight = tl.sum(grad * value, axis=1) * factor
-            if has_grad:
-                to_weight += tl.load(grad_weights + place, mask=valid, other=0.0)
-            to_score = weight * (to_weight - tl.load(delta + end, mask=valid, other=0.0))
+            total = tl.load(normalizer + 2 * end + 1, mask=valid, other=1.0)
+            shift = tl.load(delta + end, mask=valid, other=0.0)
+            weight, to_score = softmax_slopes(
+                score, top, total, to_weight * factor, shift, grad_weights, place, valid, has_grad
+            )
             key_sums += to_score[:, None] * slope_of_scores(pairs, direction, additive, scale, slope)
         value_sums += (weight * factor)[:, None] * grad
     if is_segment:
-        store_row(part_k, part, heads, head, key_units, tl.sum(key_sums, axis=0), BLOCK_C)
-        store_row(part_v, part, heads, head, value_units, tl.sum(value_sums, axis=0), BLOCK_C)
+        store_row(part_k, part, heads, head, 0, key_units, tl.sum(key_sums, axis=0), BLOCK_C)
+        store_row(part_v, part, heads, head, 0, value_units, tl.sum(value_sums, axis=0), BLOCK_C)
     else:
-        store_row(grad_k, column, heads, head, key_units, tl.sum(key_sums, axis=0), BLOCK_C)
-        store_row(grad_v, column, heads, head, value_units, tl.sum(value_sums, axis=0), BLOCK_C)
+        store_row(grad_k, column, heads, head, 0, key_units, tl.sum(key_sums, axis=0), BLOCK_C)
+        store_row(grad_v, column, heads, head, 0, value_units, tl.sum(value_sums, axis=0), BLOCK_C)

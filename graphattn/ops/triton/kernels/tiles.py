@@ -12,11 +12,11 @@ UNIT = tl.constexpr(8)
 # at a multiple of 16 bytes.
 _NUMBERS = [
     *("num_rows", "num_segments", "segment", "heads", "key_heads", "value_heads", "key_units", "value_units", "units"),
-    *("edge_dim", "additive", "linear", "weighted", "has_bias", "has_grad", "has_dropout", "has_scores"),
+    *("edge_dim", "edge_units", "additive", "linear", "weighted", "has_bias", "has_grad", "has_dropout", "has_scores"),
 ]
 _ARRAYS = [
-    *("pointer", "index", "slots", "segment_row", "segment_start", "seed", "edge_attr"),
-    *("bias", "scores", "kept", "normalizer", "delta", "grad_weights", "grad_bias"),
+    *("pointer", "index", "slots", "segment_row", "segment_start", "seed"),
+    *("bias", "scores", "normalizer", "delta", "grad_weights", "grad_bias"),
 ]
 kernel = triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_ARRAYS)
 
@@ -40,27 +40,50 @@ def task(heads, pointer, segment_row, segment_start, num_rows, num_segments, seg
 
 
 @triton.jit
-def load_row(base, row, heads, head, units, BLOCK_C: tl.constexpr, ACC: tl.constexpr):
-    """Load one head of one row, 0 beyond its channels."""
-    channel = tl.arange(0, BLOCK_C)
+def load_row(base, row, heads, head, first, units, BLOCK_C: tl.constexpr, ACC: tl.constexpr):
+    """Load one head of one row into the channels from unit ``first`` on, 0 elsewhere."""
+    channel = tl.arange(0, BLOCK_C) - first * UNIT
     start = (row.to(tl.int64) * heads + head) * (units * UNIT)
-    return tl.load(base + start + channel, mask=channel < units * UNIT, other=0.0).to(ACC)
+    inside = (channel >= 0) & (channel < units * UNIT)
+    return tl.load(base + start + channel, mask=inside, other=0.0).to(ACC)
 
 
 @triton.jit
-def load_rows(base, index, valid, heads, head, units, BLOCK_C: tl.constexpr, ACC: tl.constexpr):
+def load_rows(base, index, valid, heads, head, first, units, BLOCK_C: tl.constexpr, ACC: tl.constexpr):
     """Load one head of the rows that ``index`` names."""
-    channel = tl.arange(0, BLOCK_C)
+    channel = tl.arange(0, BLOCK_C) - first * UNIT
     start = (index.to(tl.int64) * heads + head) * (units * UNIT)
-    mask = valid[:, None] & (channel < units * UNIT)[None, :]
+    mask = valid[:, None] & ((channel >= 0) & (channel < units * UNIT))[None, :]
     return tl.load(base + start[:, None] + channel[None, :], mask=mask, other=0.0).to(ACC)
 
 
 @triton.jit
-def store_row(base, row, heads, head, units, values, BLOCK_C: tl.constexpr):
-    channel = tl.arange(0, BLOCK_C)
+def load_ends(
+    base, edge_attr, index, slot, valid, heads, head, units, first, edge_units, BLOCK_C: tl.constexpr, ACC: tl.constexpr
+):
+    """Load one head of the rows that ``index`` names and, from unit ``first`` on, the features of their edges."""
+    tile = load_rows(base, index, valid, heads, head, 0, units, BLOCK_C, ACC)
+    if edge_units:
+        tile += load_rows(edge_attr, slot, valid, 1, 0, first, edge_units, BLOCK_C, ACC)
+    return tile
+
+
+@triton.jit
+def store_row(base, row, heads, head, first, units, values, BLOCK_C: tl.constexpr):
+    """Store the channels from unit ``first`` on as one head of one row."""
+    channel = tl.arange(0, BLOCK_C) - first * UNIT
     start = (row.to(tl.int64) * heads + head) * (units * UNIT)
-    tl.store(base + start + channel, values.to(base.dtype.element_ty), mask=channel < units * UNIT)
+    inside = (channel >= 0) & (channel < units * UNIT)
+    tl.store(base + start + channel, values.to(base.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def store_rows(base, index, valid, first, units, values, BLOCK_C: tl.constexpr):
+    """Store the channels from unit ``first`` on as the rows that ``index`` names."""
+    channel = tl.arange(0, BLOCK_C) - first * UNIT
+    start = index.to(tl.int64) * (units * UNIT)
+    mask = valid[:, None] & ((channel >= 0) & (channel < units * UNIT))[None, :]
+    tl.store(base + start[:, None] + channel[None, :], values.to(base.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -120,6 +143,15 @@ def slope_of_scores(pairs, vector, additive, scale, slope):
     if additive:
         steep = tl.where(pairs > 0, vector, vector * slope)
     return steep
+
+
+@triton.jit
+def softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad):
+    """Compute weights anew, and the gradient of their scores from that of the weights."""
+    weight = tl.where(valid, tl.exp(score - top) / total, 0.0)
+    if has_grad:
+        to_weight += tl.load(grad_weights + place, mask=valid, other=0.0)
+    return weight, weight * (to_weight - shift)
 
 
 @triton.jit
