@@ -298,9 +298,7 @@ def test_every_operator_describes_itself() -> None:
 @pytest.mark.parametrize(
     ("score", "edge_dim", "hops"), [("dot", None, 3), ("dot", 3, 1), ("gat", None, 3), ("gat", 3, 3), ("gatv2", 3, 3)]
 )
-def test_layers_fuse_their_scores(
-    score: str, edge_dim: int | None, hops: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_fuse_their_scores(score: str, edge_dim: int | None, hops: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first hop and the further ones, none of which stores a weight."""
     graph = GRAPHS["self_loops"]
     layers = [

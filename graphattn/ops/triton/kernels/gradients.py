@@ -78,7 +78,6 @@ def backward_rows(
         return
     query = load_row(q, row, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
     query += load_row(edge_query, row, heads, head, value_units, edge_units, BLOCK_C, ACC)[None, :]
-    direction = load_row(vector, row * 0, heads, head, 0, key_units * additive, BLOCK_C, ACC)[None, :]
     grad = load_row(grad_out, row, heads, head, 0, value_units, BLOCK_C, ACC)[None, :]
     grad += load_row(grad_edge_sums, row, heads, head, value_units, edge_units, BLOCK_C, ACC)[None, :]
     ends = normalizer + 2 * offset(row, heads, head)
@@ -91,6 +90,15 @@ def backward_rows(
         valid = slot < stop
         column = tl.load(index + slot, mask=valid, other=0)
         place = offset(slot, heads, head)
+        value = load_rows(v, column, valid, heads, head, 0, value_units, BLOCK_C, ACC)
+        to_weight = tl.sum(grad * value, axis=1)
+        if edge_units:
+            feature = load_rows(edge_attr, slot, valid, 1, 0, value_units, edge_units, BLOCK_C, ACC)
+            to_weight += tl.sum(grad * feature, axis=1)
+        if has_dropout:
+            to_weight *= keep_factor(seed, dropout, boost, slot, head).to(ACC)
+        # Loaded where it is used: kept beside the other rows, it would be spilled.
+        direction = load_row(vector, row * 0, heads, head, 0, key_units * additive, BLOCK_C, ACC)[None, :]
         key = load_ends(
             k, edge_attr, column, slot, valid, heads, head, key_units, value_units, edge_units, BLOCK_C, ACC
         )
@@ -100,12 +108,6 @@ def backward_rows(
         score = score_pairs(query, pairs, direction, additive, scale, slope)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)
-        value = load_ends(
-            v, edge_attr, column, slot, valid, heads, head, value_units, value_units, edge_units, BLOCK_C, ACC
-        )
-        to_weight = tl.sum(grad * value, axis=1)
-        if has_dropout:
-            to_weight *= keep_factor(seed, dropout, boost, slot, head).to(ACC)
         _, to_score = softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad)
         if has_scores:
             tl.store(grad_bias + place, to_score, mask=valid)
@@ -178,6 +180,7 @@ def backward_columns(
     key = load_row(k, column, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
     value = load_row(v, column, heads, head, 0, value_units * (1 - linear), BLOCK_C, ACC)[None, :]
     direction = load_row(vector, column * 0, heads, head, 0, key_units * additive, BLOCK_C, ACC)[None, :]
+    HALF: tl.constexpr = BLOCK_C // 2
     key_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     value_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     for begin in range(start, stop, BLOCK_E):
@@ -186,6 +189,13 @@ def backward_columns(
         row = tl.load(index + entry, mask=valid, other=0)
         slot = tl.load(slots + entry, mask=valid, other=0).to(row.dtype)
         place = offset(slot, heads, head)
+        edge_score, edge_weight = tl.zeros([BLOCK_E], ACC), tl.zeros([BLOCK_E], ACC)
+        for done in range(0, edge_units, HALF // UNIT):
+            feature = load_rows(edge_attr, slot, valid, 1, 0, -done, edge_units, HALF, ACC)
+            of_row = load_rows(edge_query, row, valid, heads, head, -done, edge_units, HALF, ACC)
+            edge_score += tl.sum(feature * of_row, axis=1)
+            of_row = load_rows(grad_edge_sums, row, valid, heads, head, -done, edge_units, HALF, ACC)
+            edge_weight += tl.sum(feature * of_row, axis=1)
         query = load_rows(q, row, valid, heads, head, 0, key_units, BLOCK_C, ACC)
         pairs = pair_tile(
             key, query, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
@@ -200,13 +210,8 @@ def backward_columns(
         if linear:
             weight = tl.where(valid, score, 0.0)
         else:
-            to_weight = tl.sum(grad * value, axis=1)
-            for done in range(0, edge_units, BLOCK_C // UNIT):
-                feature = load_rows(edge_attr, slot, valid, 1, 0, -done, edge_units, BLOCK_C, ACC)
-                of_row = load_rows(edge_query, row, valid, heads, head, -done, edge_units, BLOCK_C, ACC)
-                score += tl.sum(feature * of_row, axis=1) * scale
-                of_row = load_rows(grad_edge_sums, row, valid, heads, head, -done, edge_units, BLOCK_C, ACC)
-                to_weight += tl.sum(feature * of_row, axis=1)
+            to_weight = edge_weight + tl.sum(grad * value, axis=1)
+            score += edge_score * scale
             end = offset(row, heads, head)
             top = tl.load(normalizer + 2 * end, mask=valid, other=0.0)
             total = tl.load(normalizer + 2 * end + 1, mask=valid, other=1.0)
