@@ -43,7 +43,19 @@ VARIANTS: list[Variant] = [
 ]
 VARIANTS += [(name, dtype, 64) for name in CHUNKED for dtype in DTYPES]
 
-FEATURES = {"q", "k", "v", "edge_attr", "edge_proj", "grad_out", "out", "grad_q", "grad_k", "grad_v", "grad_edge_attr"}
+FEATURES = {
+    "q",
+    "k",
+    "v",
+    "edge_attr",
+    "edge_proj",
+    "grad_out",
+    "grad_q",
+    "grad_k",
+    "grad_v",
+    "grad_edge_attr",
+    "joined",
+}
 _INDICES = {"pointer": "*i32", "index": "*i32", "segment_row": "*i32", "segment_start": "*i32"}
 _WORDS = {"slots": "*i64", "seed": "*i64"}
 NUMBERS = dict.fromkeys(["scale", "slope", "dropout", "boost"], "fp32")

@@ -266,7 +266,7 @@ def edge_attention(
     check_sizes("v", v, channels=q.size(2) if edge_attr is not None else None)
     check_device(layout, q=q, k=k, v=v, bias=bias, edge_attr=edge_attr, edge_proj=edge_proj)
     scale = q.size(2) ** -0.5 if scale is None else scale
-    module = choose_backend(backend, layout, q, v)
+    module = choose_backend(backend, layout, q, v, edge_attr=edge_attr)
     keep = _keep(module, layout, q.size(1), dropout)
     (q, k, v, bias, edge_attr, edge_proj), dtype = _prepare(module)(q, k, v, bias, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
@@ -330,7 +330,7 @@ def edge_aggregate(
     check_edges("scores", scores, layout, heads=v.size(1))
     check_edge_features(edge_attr, edge_proj, layout, heads=v.size(1), channels=v.size(2))
     check_device(layout, scores=scores, v=v, edge_attr=edge_attr, edge_proj=edge_proj)
-    module = choose_backend(backend, layout, scores, v)
+    module = choose_backend(backend, layout, scores, v, edge_attr=edge_attr)
     keep = _keep(module, layout, v.size(1), dropout)
     (scores, v, edge_attr, edge_proj), dtype = _prepare(module)(scores, v, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
@@ -339,12 +339,16 @@ def edge_aggregate(
     return (out, weights.to(dtype)) if return_weights else out
 
 
-def choose_backend(name: str, layout: Layout, *inputs: Tensor) -> ModuleType:
-    """Choose the module that computes on some inputs, of which the first has the heads and the last the channels."""
+def choose_backend(name: str, layout: Layout, *inputs: Tensor, edge_attr: Tensor | None = None) -> ModuleType:
+    """Choose the module that computes on some inputs, of which the first has the heads and the last the channels.
+
+    ``edge_attr`` are features that are attended as values are.
+    """
     device = layout.edge_index.device
     channels = max((x.size(2) for x in inputs if x.dim() == 3), default=1)
+    widest = channels if edge_attr is None else max(channels, edge_attr.size(1))
     if name == "auto":
-        name = _fastest(layout, inputs, inputs[0].size(1), channels)
+        name = _fastest(layout, inputs, inputs[0].size(1), channels, widest)
     if name not in _MODULES:
         raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}")
     if name == "csr" and device.type != "cpu":
@@ -354,7 +358,7 @@ def choose_backend(name: str, layout: Layout, *inputs: Tensor) -> ModuleType:
     if name == "triton":
         if not triton.installed():
             require("triton", "triton")
-        refusal = triton.refusal(device, inputs, channels)
+        refusal = triton.refusal(device, inputs, widest)
         if refusal is not None:
             raise ValueError(f"backend 'triton' {refusal}; use 'auto'")
     if name == "reference" and device.type == "cpu" and not torch.compiler.is_compiling():
@@ -362,13 +366,13 @@ def choose_backend(name: str, layout: Layout, *inputs: Tensor) -> ModuleType:
     return _MODULES[name]
 
 
-def _fastest(layout: Layout, inputs: tuple[Tensor, ...], heads: int, channels: int) -> str:
+def _fastest(layout: Layout, inputs: tuple[Tensor, ...], heads: int, channels: int, widest: int) -> str:
     compiling, device = torch.compiler.is_compiling(), layout.edge_index.device
     if device.type == "cpu":
         # Sorting a small graph for one call takes longer than gathering. Compiled code does not branch on sizes.
         small = not compiling and not layout.reused and layout.num_edges * heads * channels <= _SMALL
         return "reference" if small else "csr"
-    if triton.serves(layout, inputs, heads, channels):
+    if triton.serves(layout, inputs, heads, widest):
         return "triton"
     # torch-scatter's kernels have no fake versions, so that a compiled graph would break there.
     return "scatter" if device.type == "cuda" and not compiling and scatter.serves_cuda() else "reference"

@@ -48,12 +48,14 @@ def triton_attention_backward(
     """Gradients of :func:`triton_attention` with respect to its tensors, in their order."""
     q, k, v = ready(q), ready(k), ready(v)
     heads, wide = v.size(1), wide_dtype(v)
-    grad_out = torch.zeros_like(out) if grad_out is None else ready(grad_out)
+    # Widened by the caller's cast of the values alone: narrowed, they are what they were.
+    grad_out = v.new_zeros(out.shape) if grad_out is None else ready(grad_out.to(v.dtype))
     grad_edge_sums = torch.zeros_like(edge_sums) if grad_edge_sums is None else ready(grad_edge_sums)
-    delta = (grad_out.to(wide) * out).sum(dim=2) + (grad_edge_sums * edge_sums).sum(dim=2)
+    delta = normalizer.new_empty(normalizer.shape[:2])
+    weight_sums = delta
     if grad_weights is not None:
         grad_weights = grad_weights.contiguous()
-        delta += _row_sums(weights * grad_weights, rowptr)
+        weight_sums = _row_sums(weights.double() * grad_weights, rowptr).to(wide)
     additive, edge_width = int(vector is not None), edge_sums.size(2)
     dq, dk, dv, dquery = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty_like(edge_sums)
     dvector = q.new_empty(q.size(0), heads, q.size(2) * additive, dtype=wide)
@@ -77,6 +79,9 @@ def triton_attention_backward(
         v.dtype,
         **given,
         has_scores=int(to_scores),
+        out=out,
+        edge_sums=edge_sums,
+        weight_sums=weight_sums,
         grad_q=dq,
         grad_edge_query=dquery,
         grad_vector=dvector,

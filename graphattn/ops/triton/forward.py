@@ -41,7 +41,7 @@ def triton_attention(
     launch = Launch(rowptr, col, v.size(1))
     rows, wide = (q.size(0), launch.heads), wide_dtype(v)
     edge_width = 0 if edge_query is None else edge_query.size(2)
-    out = v.new_empty(*rows, v.size(2))
+    out = v.new_empty(*rows, v.size(2), dtype=wide)
     edge_sums = v.new_empty(*rows, edge_width, dtype=wide)
     normalizer = v.new_empty(*rows, 2, dtype=wide)
     weights = v.new_empty(col.numel() if with_weights else 0, launch.heads, dtype=wide)
@@ -76,7 +76,8 @@ def _(q, k, v, vector, edge_attr, edge_proj, edge_query, bias, seed, scale, slop
     rows, wide = (q.size(0), v.size(1)), wide_dtype(v)
     weights = v.new_empty(pattern[1].size(0) if with_weights else 0, v.size(1), dtype=wide)
     edge_sums = v.new_empty(*rows, 0 if edge_query is None else edge_query.size(2), dtype=wide)
-    return v.new_empty(*rows, v.size(2)), edge_sums, v.new_empty(*rows, 2, dtype=wide), weights
+    out, normalizer = v.new_empty(*rows, v.size(2), dtype=wide), v.new_empty(*rows, 2, dtype=wide)
+    return out, edge_sums, normalizer, weights
 
 
 def _attention_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -96,7 +96,7 @@ class Launch:
         )
 
     def combine(
-        self, part: Tensor, out: Tensor, part_normalizer: Tensor | None = None, normalizer: Tensor | None = None
+        self, part: Tensor, joined: Tensor, part_normalizer: Tensor | None = None, normalizer: Tensor | None = None
     ) -> None:
         """Add the segments' sums into the rows; with maxima and sums, join their softmaxes."""
         if self.num_segments == 0 or (part_normalizer is None and part.size(2) == 0):
@@ -106,7 +106,7 @@ class Launch:
         kernels.combine[(self.num_segments * self.heads, chunks)](
             part,
             part if part_normalizer is None else part_normalizer,
-            out,
+            joined,
             part if normalizer is None else normalizer,
             self.pointer,
             self.segment_row,

@@ -43,8 +43,8 @@ def triton_spmm(
     """Weighted sums ``sum_col weights[slot, h] * x[col, h]`` of every row; ``x`` may have one head for all."""
     x = ready(x)
     launch = Launch(rowptr, col, weights.size(1))
-    out = x.new_empty(rowptr.numel() - 1, launch.heads, x.size(2))
-    unused = x.new_empty(*out.shape[:2], 2, dtype=wide_dtype(x))
+    out = x.new_empty(rowptr.numel() - 1, launch.heads, x.size(2), dtype=wide_dtype(x))
+    unused = torch.empty_like(out[..., :2])
     part_out, part_normalizer = launch.parts(x, x.size(2)), launch.parts(x, 2)
     launch.run(
         "forward",
@@ -62,7 +62,7 @@ def triton_spmm(
         part_normalizer=part_normalizer,
     )
     launch.combine(part_out, out)
-    return out
+    return out.to(x.dtype)
 
 
 @triton_spmm.register_fake

@@ -18,7 +18,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def refusal(device: torch.device, inputs: Sequence[Tensor], channels: int) -> str | None:
     """Say why the kernels cannot serve a call, or return ``None``."""
     if channels > MAX_CHANNELS:
-        return f"serves at most {MAX_CHANNELS} channels per head, but the inputs have {channels}"
+        limit = f"at most {MAX_CHANNELS} channels per head, and as many features of an edge"
+        return f"serves {limit}, but the inputs have {channels}"
     if interpreted():
         return None
     if device.type != "cuda":

@@ -129,7 +129,7 @@ def forward(
 def combine(
     part,
     part_normalizer,
-    out,
+    joined,
     normalizer,
     pointer,
     segment_row,
@@ -176,4 +176,4 @@ def combine(
         sums = sums / total
         if tl.program_id(1) == 0:
             store_normalizer(normalizer, row, heads, head, top, total)
-    tl.store(out + at * (units * UNIT) + channel, sums.to(out.dtype.element_ty), mask=mask)
+    tl.store(joined + at * (units * UNIT) + channel, sums.to(joined.dtype.element_ty), mask=mask)

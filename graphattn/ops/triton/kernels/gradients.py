@@ -37,6 +37,9 @@ def backward_rows(
     grad_edge_sums,
     grad_weights,
     normalizer,
+    out,
+    edge_sums,
+    weight_sums,
     delta,
     grad_q,
     grad_edge_query,
@@ -70,7 +73,10 @@ def backward_rows(
     BLOCK_C: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Gradients that are sums over a row: of its queries, of the vector as a part per row, and of every bias."""
+    """Gradients that are sums over a row: of its queries, of the vector as a part per row, and of every bias.
+
+    Writes ``delta`` for the kernels after it: the sum of the row's weights times their gradients.
+    """
     row, head, start, stop, part, is_segment, has_work = task(
         heads, pointer, segment_row, segment_start, num_rows, num_segments, segment
     )
@@ -82,7 +88,13 @@ def backward_rows(
     grad += load_row(grad_edge_sums, row, heads, head, value_units, edge_units, BLOCK_C, ACC)[None, :]
     ends = normalizer + 2 * offset(row, heads, head)
     top, total = tl.load(ends), tl.load(ends + 1)
-    shift = tl.load(delta + offset(row, heads, head))
+    result = load_row(out, row, heads, head, 0, value_units, BLOCK_C, ACC)[None, :]
+    result += load_row(edge_sums, row, heads, head, value_units, edge_units, BLOCK_C, ACC)[None, :]
+    # The gradient of every score is a difference from this sum, whose rounding no further sum evens out.
+    shift = tl.sum(tl.sum(grad.to(tl.float64) * result.to(tl.float64), axis=1), axis=0).to(ACC)
+    if has_grad:
+        shift += tl.load(weight_sums + offset(row, heads, head))
+    tl.store(delta + offset(row, heads, head), shift)
     query_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     vector_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     for begin in range(start, stop, BLOCK_E):

@@ -16,7 +16,7 @@ _NUMBERS = [
 ]
 _ARRAYS = [
     *("pointer", "index", "slots", "segment_row", "segment_start", "seed"),
-    *("bias", "scores", "normalizer", "delta", "grad_weights", "grad_bias"),
+    *("bias", "scores", "normalizer", "weight_sums", "delta", "grad_weights", "grad_bias"),
 ]
 kernel = triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_ARRAYS)
 
