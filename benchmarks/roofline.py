@@ -34,7 +34,7 @@ SCORES = ("dot", "gat", "gatv2")
 
 @dataclass(frozen=True)
 class Problem:
-    """Attention over a square graph, without bias, edge features or dropout."""
+    """Attention over a square graph, without bias or dropout; edge features, of dot products alone, need gradients."""
 
     nodes: int
     edges: int
@@ -42,6 +42,11 @@ class Problem:
     channels: int
     score: str = "dot"
     itemsize: int = 4
+    edge_dim: int = 0
+
+    @property
+    def edge_width(self) -> int:
+        return -(-self.edge_dim // UNIT) * UNIT
 
     @property
     def key_width(self) -> int:
@@ -83,24 +88,36 @@ class Cost:
 def kernel_costs(problem: Problem) -> dict[str, Cost]:
     """Return the cost of each kernel of a forward and a backward pass."""
     size, heads = problem.itemsize, problem.heads
-    key, value = problem.key_width, problem.value_width
+    key, value, edge = problem.key_width, problem.value_width, problem.edge_width
     additive = problem.score != "dot"
     sums = 4 * heads  # one float32 a head: a maximum, a sum, a delta
+    ends = 4 * heads * edge  # of a row, in float32: what scores an edge's features, or their sum
     score = key * (5 if additive else 2)  # add, compare, multiply, multiply-add against multiply-add
-    rows = size * (key + value)
+    product = 2 * heads * edge  # of an edge's features
+    rows, features = size * (key + value), size * edge
+    result = 4 * value
+    cast = (4 + size) * value if size < 4 else 0  # values are written in float32, and narrowed after
     # Of a row: its pointer, query, output, maximum and sum.
-    forward = Cost(INDEX + rows + 2 * sums, INDEX, rows, rows, score + 2 * value + 5 * heads)
-    # A product in float32, its sum over the channels, and what is read of gradient and output.
-    delta = Cost(2 * size * value + 2 * 4 * value + sums, 0, 0, 0, 0)
-    # Its pointer, query, gradient, maximum, sum and delta are read; gradients of the query and the vector written.
-    of_row = INDEX + rows + 3 * sums + size * key + (4 * key if additive else 0)
+    of_row = INDEX + size * key + ends + result + ends + 2 * sums + cast
+    forward = Cost(of_row, INDEX + features, rows, rows, score + 2 * value + 2 * product + 5 * heads)
+    # Its pointer, query, gradient, output, maximum and sum are read; gradients of the query and the vector written,
+    # and the delta. The gradient of the output is widened and narrowed, as the output was.
+    of_row = INDEX + rows + 2 * ends + result + ends + 3 * sums + size * key + ends + 2 * cast
     steep = key * (7 if additive else 2)
-    by_rows = Cost(of_row, INDEX, rows, rows, score + 2 * value + steep + 6 * heads)
+    flops = score + 2 * value + steep + 3 * product + 6 * heads
+    by_rows = Cost(of_row + (4 * key if additive else 0), INDEX + features, rows, rows, flops)
     # Its pointer, key and value are read, their gradients written; an edge gathers query, gradient and three numbers.
     steep = key * (4 if additive else 2)
-    gathered = rows + 3 * sums
-    by_columns = Cost(INDEX + 2 * rows, INDEX + SLOT, gathered, gathered, score + 4 * value + steep + 6 * heads)
-    return {"forward": forward, "delta": delta, "backward_rows": by_rows, "backward_columns": by_columns}
+    gathered = rows + 2 * ends + 3 * sums
+    flops = score + 4 * value + steep + 2 * product + 6 * heads
+    by_columns = Cost(INDEX + 2 * rows, INDEX + SLOT + features, gathered, gathered, flops)
+    costs = {"forward": forward, "backward_rows": by_rows, "backward_columns": by_columns}
+    if edge:
+        # Nothing is summed over the row: every edge's gradient is written.
+        of_row = INDEX + rows + 2 * ends + 3 * sums
+        flops = score + 2 * value + 4 * product + 6 * heads
+        costs["backward_edges"] = Cost(of_row, INDEX + 2 * features, rows, rows, flops)
+    return costs
 
 
 def product_costs(problem: Problem) -> dict[str, Cost]:
@@ -159,8 +176,18 @@ def pyg_form(score: str, edge_index: Tensor, nodes: int) -> Callable[..., Tensor
     """Return the step that is inside PyG's layer: gather the ends, score, softmax, weigh, scatter."""
     source, target = edge_index
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, vector: Tensor | None = None) -> Tensor:
-        query, key = q.index_select(0, target), k.index_select(0, source)
+    def attend(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        vector: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        edge_proj: Tensor | None = None,
+    ) -> Tensor:
+        query, key, value = q.index_select(0, target), k.index_select(0, source), v.index_select(0, source)
+        if edge_attr is not None and edge_proj is not None:
+            edge = (edge_attr @ edge_proj).view_as(value)
+            key, value = key + edge, value + edge
         if score == "dot":
             scores = (query * key).sum(dim=-1) * q.size(2) ** -0.5
         elif score == "gat":
@@ -168,7 +195,7 @@ def pyg_form(score: str, edge_index: Tensor, nodes: int) -> Callable[..., Tensor
         else:
             scores = (leaky_relu(query + key, 0.2) * vector).sum(dim=-1)
         weights = softmax(scores, target, num_nodes=nodes)
-        message = v.index_select(0, source) * weights.unsqueeze(-1)
+        message = value * weights.unsqueeze(-1)
         return scatter(message, target, dim=0, dim_size=nodes, reduce="sum")
 
     return attend
@@ -182,6 +209,9 @@ def pyg_inputs(problem: Problem, device: str, generator: torch.Generator | None 
     shapes = {"q": narrow, "k": narrow, "v": wide}
     if problem.score == "gatv2":
         shapes["vector"] = wide[1:]
+    if problem.edge_dim:
+        shapes["edge_attr"] = (problem.edges, problem.edge_dim)
+        shapes["edge_proj"] = (problem.edge_dim, problem.heads * problem.channels)
     drawn = {n: torch.randn(s, device=device, dtype=dtype, generator=generator) for n, s in shapes.items()}
     if problem.score == "gatv2":
         drawn["v"] = drawn["k"]
@@ -243,6 +273,13 @@ CASES = {
     f"{name}, {score}, {dtype}": Problem(*sizes, score, itemsize)
     for score in SCORES
     for name, sizes in SIZES.items()
+    for dtype, itemsize in (("float32", 4), ("bfloat16", 2))
+}
+CASES |= {
+    f"50k nodes, 1M edges, 4x32, dot, {dim} edge features, {dtype}": Problem(
+        50_000, 1_000_000, 4, 32, "dot", itemsize, dim
+    )
+    for dim in (16, 128)
     for dtype, itemsize in (("float32", 4), ("bfloat16", 2))
 }
 CASES["2.4M nodes, 62M edges, 4x32, dot, bfloat16"] = Problem(2_449_029, 61_859_140, 4, 32, "dot", 2)

@@ -28,7 +28,7 @@ from graphattn.ops.triton.support import DTYPES
 
 TARGETS = (80, 90)
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-# The widest blocks are for channels with edge features beyond them, of which a program of a column reads no block.
+# The widest blocks are for channels beside edge features, which a program of a column has in blocks of their own.
 PER_WIDTH = {
     "forward": BLOCK_CHANNELS,
     "backward_rows": BLOCK_CHANNELS,

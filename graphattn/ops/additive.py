@@ -126,6 +126,7 @@ def additive_attention(
             out, weights = triton.additive_attention(
                 q, k, v, vector, layout, negative_slope, edge_attr, edge_proj, bias, dropout, return_weights
             )
+        out = out.to(dtype)
         return out if weights is None else (out, weights.to(dtype))
 
     def score(q_i: Tensor, k_j: Tensor, e_ij: Tensor | None) -> Tensor:

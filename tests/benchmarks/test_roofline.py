@@ -27,13 +27,28 @@ def test_bytes_of_the_kernels_by_hand(roofline: ModuleType) -> None:
     assert forward.least(roofline.Problem(10, 100, 2, 16)) == 10 * 276 + 100 * 4 + 10 * 256
     rows = costs["backward_rows"]
     assert rows.gather == 128 + 128  # key, value
-    # Pointer, query, gradient, maximum, sum, delta; gradient of the query.
-    assert rows.node == 4 + 128 + 128 + 8 + 8 + 8 + 128
+    # Pointer, query, gradient, output, maximum, sum, delta; gradient of the query.
+    assert rows.node == 4 + 128 + 128 + 128 + 8 + 8 + 8 + 128
     columns = costs["backward_columns"]
     assert columns.gather == 128 + 128 + 8 + 8 + 8  # query, gradient, maximum, sum, delta
     assert columns.edge == 4 + 8  # row, slot
     assert columns.node == 4 + 2 * (128 + 128)  # pointer; key and value, and the gradients of both
-    assert costs["delta"].node == 4 * 128 + 8  # gradient, output, their product written and read; the sum
+    assert list(costs) == ["forward", "backward_rows", "backward_columns"]
+
+
+def test_bytes_of_edge_features_by_hand(roofline: ModuleType) -> None:
+    """2 heads of 16 channels in bfloat16 are 64 bytes; 5 features an edge are 8: 16 bytes, or 64 for heads' float32."""
+    problem = roofline.Problem(10, 100, 2, 16, "dot", 2, 5)
+    plain, costs = roofline.kernel_costs(roofline.Problem(10, 100, 2, 16, "dot", 2)), roofline.kernel_costs(problem)
+    # Pointer, query, what scores the features, output and features' sum in float32, maximum, sum; output narrowed.
+    assert costs["forward"].node == 4 + 64 + 64 + 128 + 64 + 8 + 8 + (128 + 64)
+    assert {n: costs[n].edge - plain[n].edge for n in plain} == dict.fromkeys(plain, 16)
+    assert costs["backward_columns"].gather == plain["backward_columns"].gather + 64 + 64
+    edges = costs["backward_edges"]
+    assert edges.edge == 4 + 16 + 16  # column, features, their gradient
+    assert edges.gather == 64 + 64  # key, value
+    # Pointer; query and gradient, for the features too; maximum, sum, delta.
+    assert edges.node == 4 + 64 + 64 + 64 + 64 + 8 + 8 + 8
 
 
 def test_operations_of_the_kernels_by_hand(roofline: ModuleType) -> None:

@@ -83,8 +83,13 @@ def test_triton_says_why_it_cannot_serve() -> None:
         with pytest.raises(ValueError, match="backend 'triton' serves float32, bfloat16 and float16, but an input is"):
             edge_attention(x, x, x, edges, backend="triton")
         x = torch.empty(1, 1, 257, device="cuda")
-        with pytest.raises(ValueError, match="serves at most 256 channels per head, but the inputs have 257"):
+        limit = "serves at most 256 channels per head, and as many features of an edge, but the inputs have 257"
+        with pytest.raises(ValueError, match=limit):
             edge_attention(x, x, x, edges, backend="triton")
+        x, edge_proj = torch.empty(1, 1, 3, device="cuda"), torch.empty(1, 3, 257, device="cuda")
+        edge_attr = torch.empty(1, 257, device="cuda")
+        with pytest.raises(ValueError, match=limit):
+            edge_attention(x, x, x, edges, edge_attr=edge_attr, edge_proj=edge_proj, backend="triton")
 
 
 def test_csr_is_refused_on_cuda() -> None:

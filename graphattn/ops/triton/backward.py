@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphattn.ops.layout import slot_rows
 from graphattn.ops.triton.launch import Launch
-from graphattn.ops.triton.operators import ready, refuse_double_backward, scoring, wide_dtype
+from graphattn.ops.triton.operators import dot_scoring, ready, refuse_double_backward, scoring, wide_dtype
 
 _BLOCK_BYTES = 64 << 20  # of each array of edges by channels that the gradients of edge features pass through
 
@@ -61,8 +61,7 @@ def triton_attention_backward(
     dvector = q.new_empty(q.size(0), heads, q.size(2) * additive, dtype=wide)
     to_scores = bias_grad or edge_proj is not None
     dscores = q.new_empty(col.numel() if to_scores else 0, heads, dtype=wide)
-    given = scoring(q, k, v, vector, edge_attr, edge_proj, edge_query, bias, seed, scale, slope, dropout)
-    given |= {
+    incoming = {
         "grad_out": grad_out,
         "grad_edge_sums": grad_edge_sums,
         "grad_weights": delta if grad_weights is None else grad_weights,
@@ -70,6 +69,7 @@ def triton_attention_backward(
         "normalizer": normalizer,
         "delta": delta,
     }
+    given = scoring(q, k, v, vector, edge_attr, edge_proj, edge_query, bias, seed, scale, slope, dropout) | incoming
     width = max(q.size(2), v.size(2))
     launch = Launch(rowptr, col, heads)
     part_q, part_query, part_vector = (launch.parts(q, x.size(2)) for x in (dq, dquery, dvector))
@@ -113,7 +113,13 @@ def triton_attention_backward(
     if edge_attr is not None and edge_proj is None and edge_grad:
         dedge = torch.empty_like(edge_attr)
         Launch(rowptr, col, 1).run(
-            "backward_edges", v.size(2) + edge_width, v.dtype, **given, value_heads=heads, grad_edge_attr=dedge
+            "backward_edges",
+            v.size(2) + edge_width,
+            v.dtype,
+            **dot_scoring(q, k, v, edge_attr, edge_query, bias, seed, scale, dropout),
+            **incoming,
+            value_heads=heads,
+            grad_edge_attr=dedge,
         )
     if vector is not None and edge_attr is not None and edge_proj is not None:
         dedge, dproj = _edge_gradients(dscores, q, k, vector, edge_attr, edge_proj, slope, rowptr, col)

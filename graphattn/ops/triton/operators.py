@@ -21,6 +21,42 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def dot_scoring(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    edge_attr: Tensor | None,
+    edge_query: Tensor | None,
+    bias: Tensor | None,
+    seed: Tensor | None,
+    scale: float,
+    dropout: float,
+) -> dict[str, Any]:
+    """Return the arguments from which a kernel scores dot products.
+
+    An array that a call does not have is stood in for by another of its type.
+    """
+    wide = v.new_empty(1, dtype=wide_dtype(v))
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "edge_attr": v if edge_attr is None else ready(edge_attr),
+        "edge_query": wide if edge_query is None else ready(edge_query),
+        "bias": wide if bias is None else bias.contiguous(),
+        "seed": v.new_empty(1, dtype=torch.int64) if seed is None else seed,
+        "key_units": q.size(2) // UNIT,
+        "value_units": v.size(2) // UNIT,
+        "edge_units": 0 if edge_query is None else edge_query.size(2) // UNIT,
+        "scale": scale,
+        "dropout": dropout,
+        # The factor of the weights that dropout keeps.
+        "boost": 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0,
+        "has_bias": int(bias is not None),
+        "has_dropout": int(seed is not None),
+    }
+
+
 def scoring(
     q: Tensor,
     k: Tensor,
@@ -35,33 +71,14 @@ def scoring(
     slope: float = 0.0,
     dropout: float = 0.0,
 ) -> dict[str, Any]:
-    """Return the arguments from which every kernel of attention scores.
-
-    An array that a call does not have is stood in for by another of its type.
-    """
-    wide = v.new_empty(1, dtype=wide_dtype(v))
-    return {
-        "q": q,
-        "k": k,
-        "v": v,
-        "vector": wide if vector is None else ready(vector),
-        "edge_attr": v if edge_attr is None else ready(edge_attr),
+    """Return the arguments from which a kernel scores dot products or pairs that are added."""
+    given = dot_scoring(q, k, v, edge_attr, edge_query, bias, seed, scale, dropout)
+    return given | {
+        "vector": given["edge_query"] if vector is None else ready(vector),
         "edge_proj": v if edge_proj is None else ready(edge_proj),
-        "edge_query": wide if edge_query is None else ready(edge_query),
-        "bias": wide if bias is None else bias.contiguous(),
-        "seed": v.new_empty(1, dtype=torch.int64) if seed is None else seed,
-        "key_units": q.size(2) // UNIT,
-        "value_units": v.size(2) // UNIT,
-        "edge_dim": edge_attr.size(1) if edge_attr is not None and edge_proj is not None else 0,
-        "edge_units": 0 if edge_query is None else edge_query.size(2) // UNIT,
-        "scale": scale,
+        "edge_dim": 0 if edge_attr is None or edge_proj is None else edge_attr.size(1),
         "slope": slope,
-        "dropout": dropout,
-        # The factor of the weights that dropout keeps.
-        "boost": 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0,
         "additive": int(vector is not None),
-        "has_bias": int(bias is not None),
-        "has_dropout": int(seed is not None),
     }
 
 

@@ -6,6 +6,7 @@ Run by ``test_interpreter.py`` in a process of its own, where ``TRITON_INTERPRET
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from graphattn.nn import AttentionConv
 from graphattn.ops import Layout, additive_attention, edge_aggregate, edge_attention, reference
-from graphattn.ops.triton import calls, launch
+from graphattn.ops.triton import calls, kernels, launch
 from tests.budget import assert_within_budget
 from tests.ops.cases import GRAPHS, HEADS, OPS, Graph, Op, random_graph, run
 
@@ -65,12 +66,14 @@ def test_every_op(op: str) -> None:
     assert_agrees(table[op], table[op].inputs(graph), graph)
 
 
+@pytest.mark.parametrize("seed", [0, 4, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("op", ["attention_all", "gatv2_all"])
-def test_every_dtype(op: str, dtype: torch.dtype) -> None:
+def test_every_dtype(op: str, dtype: torch.dtype, seed: int) -> None:
+    """Among the seeds are those where a rounded sum of a row, taken from every gradient of its scores, shows most."""
     graph = GRAPHS["self_loops"]
     table = {**OPS, **ADDITIVE}
-    assert_agrees(table[op], table[op].inputs(graph, dtype), graph)
+    assert_agrees(table[op], table[op].inputs(graph, dtype, seed), graph)
 
 
 @pytest.mark.parametrize("segment", [1024, 2])
@@ -94,6 +97,20 @@ def test_every_width(channels: int) -> None:
         assert_within_budget(found[name], truth[name], truth[name], longest_row=2 * channels, name=name)
 
 
+@pytest.mark.parametrize(("channels", "edge_dim"), [(1, 1), (20, 9), (33, 96), (256, 256)])
+def test_every_width_of_edge_features(channels: int, edge_dim: int) -> None:
+    """Beside the channels in one block, also the widest, and in several blocks of a column's channels."""
+    graph = GRAPHS["isolated_rows"]
+    shapes: dict[str, tuple[int, ...]]
+    shapes = {n: (graph.num_rows if n == "q" else graph.num_cols, 2, channels) for n in "qkv"}
+    shapes |= {"edge_attr": (graph.num_edges, edge_dim), "edge_proj": (2, channels, edge_dim)}
+    op = Op(lambda _: shapes, OPS["attention"].call)
+    found, truth = (run(op, op.inputs(graph), graph, backend=b) for b in ("triton", "reference"))
+    longest = graph.num_edges + 2 * (channels + edge_dim)
+    for name in truth:
+        assert_within_budget(found[name], truth[name], truth[name], longest_row=longest, name=name)
+
+
 def test_indices_of_64_bits() -> None:
     graph = GRAPHS["self_loops"]
     layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
@@ -101,10 +118,10 @@ def test_indices_of_64_bits() -> None:
     colptr, row, slot = layout.csc()
     assert rowptr.dtype == torch.int32
     wide = Layout(graph.edge_index, 4, 4, (rowptr.long(), col.long(), perm), (colptr.long(), row.long(), slot))
-    assert_agrees(OPS["attention_bias"], OPS["attention_bias"].inputs(graph), graph, wide)
+    assert_agrees(OPS["attention_all"], OPS["attention_all"].inputs(graph), graph, wide)
 
 
-@pytest.mark.parametrize("op", ["attention_bias", "sddmm", "spmm", "gatv2_all"])
+@pytest.mark.parametrize("op", ["attention_bias", "attention_all", "sddmm", "spmm", "gatv2_all"])
 def test_long_rows_and_columns_are_split(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of less than a segment, exactly one, several and a ragged last; the same for columns."""
     monkeypatch.setattr(launch, "SEGMENT", 4)
@@ -218,14 +235,16 @@ def test_dropout_drops_its_share_and_everything_at_one() -> None:
 
 def test_the_same_bits_twice() -> None:
     graph = GRAPHS["duplicates"]
-    inputs = OPS["attention_bias"].inputs(graph, torch.float32)
-    first, second = (run(OPS["attention_bias"], inputs, graph, backend="triton") for _ in range(2))
+    inputs = OPS["attention_all"].inputs(graph, torch.float32)
+    first, second = (run(OPS["attention_all"], inputs, graph, backend="triton") for _ in range(2))
     assert all(torch.equal(first[n], second[n]) for n in first)
 
 
-def test_nothing_of_the_size_of_edges_is_saved() -> None:
+@pytest.mark.parametrize("op", ["attention", "attention_edge_attr"])
+def test_nothing_of_the_size_of_edges_is_saved(op: str) -> None:
+    """Nothing but the edges' own features, filled up to a whole number of units, and their numbers."""
     graph = random_graph(3, 50, 150)
-    inputs = {n: x.requires_grad_() for n, x in OPS["attention"].inputs(graph, torch.float32).items()}
+    inputs = {n: x.requires_grad_() for n, x in OPS[op].inputs(graph, torch.float32).items()}
     saved: list[Tensor] = []
 
     def pack(x: Tensor) -> Tensor:
@@ -234,9 +253,10 @@ def test_nothing_of_the_size_of_edges_is_saved() -> None:
 
     layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        OPS["attention"].call(inputs, graph, layout, backend="triton")
+        OPS[op].call(inputs, graph, layout, backend="triton")
+    of_edges = {x.shape for x in saved if x.is_floating_point() and graph.num_edges in x.shape}
     assert saved
-    assert not [x.shape for x in saved if x.is_floating_point() and graph.num_edges in x.shape]
+    assert of_edges == ({(graph.num_edges, 8)} if "edge_attr" in inputs else set())
 
 
 def test_double_backward_is_refused() -> None:
@@ -293,6 +313,37 @@ def test_every_operator_describes_itself() -> None:
     for name, args in samples:
         op = getattr(torch.ops.graphattn, name).default
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
+
+
+class _Exact:
+    """The kernels, none of which may get an argument that it does not take: the interpreter leaves those out."""
+
+    def __getattr__(self, name: str) -> Any:
+        kernel = getattr(kernels, name)
+
+        def checked(grid: tuple[int, ...]) -> Any:
+            def call(*args: Any, **named: Any) -> None:
+                assert {*kernel.arg_names[: len(args)], *named} - {*launch.LAUNCH} == {*kernel.arg_names}
+                kernel[grid](*args, **named)
+
+            return call
+
+        return _Subscript(checked)
+
+
+@dataclass(frozen=True)
+class _Subscript:
+    function: Callable[[Any], Any]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.function(key)
+
+
+def test_kernels_are_given_the_arguments_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "SEGMENT", 4)  # so that rows are joined, too
+    monkeypatch.setattr(launch, "_kernels", _Exact)
+    for name, args in _operators():
+        getattr(torch.ops.graphattn, name)(*args)
 
 
 @pytest.mark.parametrize(

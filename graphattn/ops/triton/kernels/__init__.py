@@ -6,10 +6,14 @@ reduced once a row and a warp needs no shared memory. A score is either a dot pr
 
     s = scale * sum_c q_c k_c + bias      or      s = sum_c vector_c * LeakyReLU(q_c + k_c + (W e)_c) + bias,
 
-with features e of an edge. Of the softmax a row's maximum and sum are kept, from which the backward computes weights
-anew; a log-sum-exp in their place would be rounded in proportion to its size, and the weights with it.
-Gradients of queries are sums over rows, those of keys and values sums over columns of the transposed pattern: no
-atomics, the same bits every time.
+with features e of an edge. Features in dot products are attended as well, o = sum P (v + W e), and never projected:
+q . (W e) = (W^T q) . e and sum P (W e) = W (sum P e). They lie in a tile beside the channels of keys and values, and
+W^T q, the ``edge_query``, and the row's sum of e, ``edge_sums``, beside the channels of the query and the result.
+
+Of the softmax a row's maximum and sum are kept, from which the backward computes weights anew; a log-sum-exp in their
+place would be rounded in proportion to its size, and the weights with it.
+Gradients of queries are sums over rows, those of keys and values sums over columns of the transposed pattern, those of
+edges' features sums over the heads in one program: no atomics, the same bits every time.
 
 Options of a call are run-time numbers, uniform over a program, so that few kernels serve all calls: a kernel is
 compiled per dtype and per power of two of channels. Widths come in units of eight channels, which lets every load and
