@@ -53,7 +53,11 @@ def attend(problem: Problem, edges: Any, backend: str) -> Run:
 
     def run(x: dict[str, Tensor]) -> Tensor:
         if problem.score == "dot":
-            return edge_attention(x["q"], x["k"], x["v"], edges, backend=backend)
+            features: dict[str, Tensor] = {}
+            if problem.edge_dim:
+                proj = x["edge_proj"].view(-1, problem.heads, problem.channels)
+                features = {"edge_attr": x["edge_attr"], "edge_proj": proj.permute(1, 2, 0)}
+            return edge_attention(x["q"], x["k"], x["v"], edges, **features, backend=backend)
         if problem.score == "gatv2":
             return additive_attention(x["q"], x["k"], x["v"], x["vector"], edges, backend=backend)
         q, k = x["q"].unsqueeze(2), x["k"].unsqueeze(2)
@@ -71,7 +75,7 @@ def operators(problem: Problem, graph: Graph) -> dict[str, Run]:
         OURS: attend(problem, graph.affinity, "auto"),
     }
     for name, package, build in (("turbo-gnn", "turbo_gnn", _turbo_gnn), ("DGL", "dgl", _dgl)):
-        if importlib.util.find_spec(package) is None:
+        if importlib.util.find_spec(package) is None or problem.edge_dim:  # which neither has
             continue
         try:
             found |= build(problem, graph)

@@ -225,13 +225,16 @@ def roofline_seconds(problem: Problem, bandwidth: float, device: str | None) -> 
 def measure(
     problem: Problem, device: str, repeats: int, cache: int, bandwidth: float, name: str, clock: Clock, peak: Peak
 ) -> dict[str, Any]:
-    """Check and time one case: the bare operators, then the layers."""
+    """Check and time one case: the bare operators, then, of those without edge features, the layers."""
     records: dict[str, Any] = {}
     check(problem, device, records)
     graph, inputs, cotangent = Graph.draw(problem, device), draw_inputs(problem, device), cotangent_of(problem, device)
     sets = [inputs, *(draw_inputs(problem, device, seed) for seed in range(1, copies(inputs, cache)))]
     time_candidates(operators(problem, graph), sets, cotangent, {}, records, repeats, clock, peak)
 
+    bounds = roofline_seconds(problem, bandwidth, rates_of(name))
+    if problem.edge_dim:
+        return {"candidates": records, "roofline": bounds}
     runs, modules = layers(problem, graph, device)
     shape = problem.nodes, problem.heads * problem.channels
     dtype = inputs["v"].dtype
@@ -242,7 +245,7 @@ def measure(
     ]
     parameters = {key: list(module.parameters()) for key, module in modules.items()}
     time_candidates(runs, features, cotangent, parameters, records, repeats, clock, peak)
-    return {"candidates": records, "roofline": roofline_seconds(problem, bandwidth, rates_of(name))}
+    return {"candidates": records, "roofline": bounds}
 
 
 def report(results: dict[str, Any]) -> str:

@@ -86,7 +86,11 @@ class Cost:
 
 
 def kernel_costs(problem: Problem) -> dict[str, Cost]:
-    """Return the cost of each kernel of a forward and a backward pass."""
+    """Return the cost of each kernel of a forward and a backward pass.
+
+    The projections of queries and sums that stand in for those of edge features are products of matrices with a row a
+    node, and are not counted; nor is the copy of the features into the order of the rows.
+    """
     size, heads = problem.itemsize, problem.heads
     key, value, edge = problem.key_width, problem.value_width, problem.edge_width
     additive = problem.score != "dot"
