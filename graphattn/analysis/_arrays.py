@@ -12,9 +12,7 @@ from torch import Tensor
 
 from graphattn._optional import require
 from graphattn.affinity import SparseAffinity
-from graphattn.analysis.maps import AttentionMaps
-
-_BYTES = 2**31  # of one result
+from graphattn.analysis.maps import MAX_BYTES, AttentionMaps
 
 
 def read_array(name: str, values: Any) -> np.ndarray:
@@ -35,7 +33,7 @@ def check_finite(name: str, array: np.ndarray) -> None:
 def check_size(what: str, shape: Sequence[int], advice: str) -> None:
     """Raise before an array of float64 is made that would take more than 2 GiB."""
     needed = 8 * math.prod(shape)
-    if needed > _BYTES:
+    if needed > MAX_BYTES:
         raise ValueError(f"{what} is {needed / 2**30:.1f} GiB; {advice}")
 
 

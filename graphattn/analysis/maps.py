@@ -24,7 +24,7 @@ from graphattn.analysis._maps_input import (
     split,
 )
 
-_DENSE_BYTES = 2**31  # of one layer, above which it is not made dense
+MAX_BYTES = 2**31  # of one layer made dense, or of one result
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ class AttentionMaps:
         stored = self.layers[layer]
         heads = self.heads[layer]
         needed = 8 * heads * self.num_nodes**2
-        if needed > _DENSE_BYTES:
+        if needed > MAX_BYTES:
             raise ValueError(
                 f"layer {layer} has {heads} heads over {self.num_nodes} nodes, which is {needed / 2**30:.1f} GiB as "
                 "matrices; read its edges, or choose fewer nodes"
