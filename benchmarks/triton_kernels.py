@@ -28,12 +28,14 @@ from graphattn.ops.triton.support import DTYPES
 
 TARGETS = (80, 90)
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-# The widest blocks are for channels beside edge features, which a program of a column has in blocks of their own.
+# The widest blocks are for channels beside edge features, which a program of a column has in blocks of their own, and
+# pairs that are added one at a time.
 PER_WIDTH = {
     "forward": BLOCK_CHANNELS,
     "backward_rows": BLOCK_CHANNELS,
     "backward_columns": BLOCK_CHANNELS[:-1],
     "backward_edges": BLOCK_CHANNELS,
+    "backward_pairs": BLOCK_CHANNELS[:-1],
 }
 CHUNKED = ("products", "combine")  # which take any width in chunks of 64 channels
 
@@ -57,7 +59,7 @@ FEATURES = {
     "joined",
 }
 _INDICES = {"pointer": "*i32", "index": "*i32", "segment_row": "*i32", "segment_start": "*i32"}
-_WORDS = {"slots": "*i64", "seed": "*i64"}
+_WORDS = {"slots": "*i64", "rows": "*i64", "seed": "*i64"}
 NUMBERS = dict.fromkeys(["scale", "slope", "dropout", "boost"], "fp32")
 
 _REGISTERS, _MAX_WARPS = 65_536, 32  # of an SM; it takes 32 programs, which have one warp each

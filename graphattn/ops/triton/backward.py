@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from graphattn.ops.layout import slot_rows
-from graphattn.ops.triton.launch import Launch
+from graphattn.ops.triton.launch import Launch, group_size, run_groups
 from graphattn.ops.triton.operators import dot_scoring, ready, refuse_double_backward, scoring, wide_dtype
 
-_BLOCK_BYTES = 64 << 20  # of each array of edges by channels that the gradients of edge features pass through
+_OF_DOTS = {"edge_query", "edge_units", "scale", "additive", "grad_edge_sums"}  # what pairs that are added do without
 
 
 def _row_sums(edges: Tensor, rowptr: Tensor) -> Tensor:
@@ -59,8 +61,7 @@ def triton_attention_backward(
     additive, edge_width = int(vector is not None), edge_sums.size(2)
     dq, dk, dv, dquery = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty_like(edge_sums)
     dvector = q.new_empty(q.size(0), heads, q.size(2) * additive, dtype=wide)
-    to_scores = bias_grad or edge_proj is not None
-    dscores = q.new_empty(col.numel() if to_scores else 0, heads, dtype=wide)
+    dbias = q.new_empty(col.numel() if bias_grad else 0, heads, dtype=wide)
     incoming = {
         "grad_out": grad_out,
         "grad_edge_sums": grad_edge_sums,
@@ -78,14 +79,14 @@ def triton_attention_backward(
         max(width, v.size(2) + edge_width),
         v.dtype,
         **given,
-        has_scores=int(to_scores),
+        has_scores=int(bias_grad),
         out=out,
         edge_sums=edge_sums,
         weight_sums=weight_sums,
         grad_q=dq,
         grad_edge_query=dquery,
         grad_vector=dvector,
-        grad_bias=dscores,
+        grad_bias=dbias,
         part_q=part_q,
         part_edge_query=part_query,
         part_vector=part_vector,
@@ -122,35 +123,42 @@ def triton_attention_backward(
             grad_edge_attr=dedge,
         )
     if vector is not None and edge_attr is not None and edge_proj is not None:
-        dedge, dproj = _edge_gradients(dscores, q, k, vector, edge_attr, edge_proj, slope, rowptr, col)
-    return dq, dk, dv, dvector.sum(dim=0), dedge, dproj, dquery, dscores if bias_grad else dscores[:0].clone()
+        dedge, dproj = _pair_gradients(given, edge_attr, edge_proj, edge_grad, width, rowptr, col)
+    return dq, dk, dv, dvector.sum(dim=0), dedge, dproj, dquery, dbias
 
 
-def _edge_gradients(
-    dscores: Tensor,
-    q: Tensor,
-    k: Tensor,
-    vector: Tensor,
+def _pair_gradients(
+    given: dict[str, Any],
     edge_attr: Tensor,
     edge_proj: Tensor,
-    slope: float,
+    edge_grad: bool,
+    channels: int,
     rowptr: Tensor,
     col: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the edges' features and their projection: matrix products over blocks of slots."""
-    wide = dscores.dtype
-    rows, proj = slot_rows(rowptr, col.numel()), edge_proj.to(wide)
-    dedge, dproj = edge_attr.new_empty(edge_attr.shape), proj.new_zeros(proj.shape)
-    size = max(1, _BLOCK_BYTES // (q.size(1) * q.size(2) * wide.itemsize))
-    for start in range(0, col.numel(), size):
-        block = slice(start, start + size)
-        features = edge_attr[block].to(wide)
-        total = q.index_select(0, rows[block]).to(wide) + k.index_select(0, col[block]).to(wide)
-        total += torch.einsum("ed,dhc->ehc", features, proj)
-        steep = torch.where(total > 0, vector, vector * slope) * dscores[block].unsqueeze(2)
-        dedge[block] = torch.einsum("ehc,dhc->ed", steep, proj).to(edge_attr.dtype)
-        dproj += torch.einsum("ehc,ed->dhc", steep, features)
-    return dedge, dproj.to(edge_proj.dtype)
+    """Gradients of the edges' features and of their projection in additive scores."""
+    num_edges, heads, dtype = col.numel(), edge_proj.size(1), given["v"].dtype
+    wide = wide_dtype(given["v"])
+    group = group_size(num_edges, edge_proj.numel() * wide.itemsize)
+    groups = -(-num_edges // group)
+    dedge = edge_attr.new_empty(edge_attr.shape if edge_grad else 0)
+    part_proj = edge_proj.new_zeros(groups, *edge_proj.shape, dtype=wide)
+    run_groups(
+        "backward_pairs",
+        groups,
+        max(channels, edge_attr.size(1)),
+        dtype,
+        **{name: x for name, x in given.items() if name not in _OF_DOTS},
+        has_edge_grad=int(edge_grad),
+        rows=slot_rows(rowptr, num_edges),
+        index=col,
+        num_edges=num_edges,
+        group=group,
+        heads=heads,
+        grad_edge_attr=dedge,
+        part_edge_proj=part_proj,
+    )
+    return dedge, part_proj.sum(dim=0).to(edge_proj.dtype)
 
 
 @triton_attention_backward.register_fake
@@ -159,7 +167,7 @@ def _(grad_out, grad_edge_sums, grad_weights, q, k, v, vector, edge_attr, edge_p
     dvector = normalizer.new_empty(v.size(1), 0 if vector is None else q.size(2))
     dbias = normalizer.new_empty(col.size(0) if bias_grad else 0, v.size(1))
     dproj = v.new_empty(0 if edge_proj is None else edge_proj.shape)
-    dedge = v.new_empty(edge_attr.shape if edge_attr is not None and (edge_grad or edge_proj is not None) else 0)
+    dedge = v.new_empty(edge_attr.shape if edge_attr is not None and edge_grad else 0)
     return *(torch.empty_like(x) for x in (q, k, v)), dvector, dedge, dproj, torch.empty_like(edge_sums), dbias
 
 

@@ -20,8 +20,11 @@ TILES = {
     "backward_rows": (512, 512),
     "backward_columns": (512, 512),
     "backward_edges": (512, 512),
+    "backward_pairs": (512, 512),
     "products": (1024, 1024),
 }
+# Groups of slots, each with sums of its own: enough to fill a GPU, and no more than their sums may take.
+MOST_GROUPS, GROUP_BYTES, GROUP_STEP = 2048, 64 << 20, 16
 _CHUNK = 64  # channels that products and combine take at a time
 # One warp a program; 12 of them share an SM's 65,536 registers. Left to itself, ptxas spills some kernels to fit 16.
 NUM_WARPS, MAX_REGISTERS = 1, 168
@@ -76,11 +79,10 @@ class Launch:
 
     def run(self, kernel: str, channels: int, dtype: torch.dtype, **arguments: Any) -> None:
         """Run a kernel on all rows, with arguments of its own beside the pattern."""
-        kernels = _kernels()
         programs = (self.num_rows + self.num_segments) * self.heads
         if programs == 0:
             return
-        getattr(kernels, kernel)[(programs,)](
+        getattr(_kernels(), kernel)[(programs,)](
             pointer=self.pointer,
             index=self.index,
             segment_row=self.segment_row,
@@ -90,9 +92,7 @@ class Launch:
             segment=SEGMENT,
             heads=self.heads,
             **arguments,
-            **tile(kernel, channels, dtype.itemsize),
-            ACC=_accumulator(dtype),
-            **LAUNCH,
+            **_options(kernel, channels, dtype),
         )
 
     def combine(
@@ -115,10 +115,20 @@ class Launch:
             heads=self.heads,
             units=part.size(2) // UNIT,
             weighted=int(part_normalizer is not None),
-            **tile("combine", _CHUNK, part.element_size()),
-            ACC=_accumulator(part.dtype),
-            **LAUNCH,
+            **_options("combine", _CHUNK, part.dtype),
         )
+
+
+def group_size(num_edges: int, bytes_of_sums: int) -> int:
+    """Choose how many slots, from shapes alone, a program walks that keeps sums of some bytes."""
+    most = max(1, min(MOST_GROUPS, GROUP_BYTES // max(1, bytes_of_sums)))
+    return max(1, -(-num_edges // (most * GROUP_STEP))) * GROUP_STEP
+
+
+def run_groups(kernel: str, groups: int, channels: int, dtype: torch.dtype, **arguments: Any) -> None:
+    """Run a kernel whose programs take a group of slots each, whatever rows they belong to."""
+    if groups:
+        getattr(_kernels(), kernel)[(groups,)](**arguments, **_options(kernel, channels, dtype))
 
 
 def _kernels() -> Any:
@@ -126,6 +136,11 @@ def _kernels() -> Any:
     from graphattn.ops.triton import kernels
 
     return kernels
+
+
+def _options(kernel: str, channels: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what every launch chooses by dtype and width alone."""
+    return {**tile(kernel, channels, dtype.itemsize), "ACC": _accumulator(dtype), **LAUNCH}
 
 
 def _accumulator(dtype: torch.dtype) -> Any:

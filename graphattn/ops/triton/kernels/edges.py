@@ -1,4 +1,4 @@
-"""Gradients of the edges' features, each written once: one program serves all heads of its slots."""
+"""Gradients of the edges' features, each written once, and of their projection: one program serves all heads."""
 
 # mypy: ignore-errors
 # (kernels are written in Triton's language, which has Python's grammar but types of its own)
@@ -6,11 +6,15 @@
 import triton.language as tl
 
 from graphattn.ops.triton.kernels.tiles import (
+    UNIT,
     keep_factor,
     kernel,
     load_row,
     load_rows,
     offset,
+    pair_tile,
+    score_pairs,
+    slope_of_scores,
     softmax_slopes,
     store_rows,
     task,
@@ -87,3 +91,90 @@ def backward_edges(
             weight, to_score = softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad)
             sums += (to_score * scale)[:, None] * query + (weight * factor)[:, None] * grad
         store_rows(grad_edge_attr, slot, valid, value_units, edge_units, sums, BLOCK_C)
+
+
+@kernel
+def backward_pairs(
+    q,
+    k,
+    v,
+    vector,
+    edge_attr,
+    edge_proj,
+    bias,
+    seed,
+    grad_out,
+    grad_weights,
+    normalizer,
+    delta,
+    grad_edge_attr,
+    part_edge_proj,
+    rows,
+    index,
+    num_edges,
+    group,
+    heads,
+    key_units,
+    value_units,
+    edge_dim,
+    slope,
+    dropout,
+    boost,
+    has_bias,
+    has_grad,
+    has_dropout,
+    has_edge_grad,
+    BLOCK_E: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Gradients of edges' features in additive scores and, as a part per group of slots, of their projection.
+
+    A projection's sums, edge features by channels, outgrow the registers: they are added up in the group's own part.
+    """
+    program = tl.program_id(0)
+    first = program.to(index.dtype.element_ty) * group
+    stop = tl.minimum(first + group, num_edges)
+    channel = tl.arange(0, BLOCK_C)
+    inside = channel < key_units * UNIT
+    for begin in range(first, stop, BLOCK_E):
+        slot = begin + tl.arange(0, BLOCK_E)
+        valid = slot < stop
+        row = tl.load(rows + slot, mask=valid, other=0)
+        column = tl.load(index + slot, mask=valid, other=0)
+        feature_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
+        for head in range(0, heads):
+            at, place = offset(row, heads, head), offset(slot, heads, head)
+            value = load_rows(v, column, valid, heads, head, 0, value_units, BLOCK_C, ACC)
+            grad = load_rows(grad_out, row, valid, heads, head, 0, value_units, BLOCK_C, ACC)
+            to_weight = tl.sum(grad * value, axis=1)
+            if has_dropout:
+                to_weight *= keep_factor(seed, dropout, boost, slot, head).to(ACC)
+            direction = load_row(vector, program * 0, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
+            query = load_rows(q, row, valid, heads, head, 0, key_units, BLOCK_C, ACC)
+            key = load_rows(k, column, valid, heads, head, 0, key_units, BLOCK_C, ACC)
+            pairs = pair_tile(query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, 1, ACC)
+            score = score_pairs(query, pairs, direction, 1, 0.0, slope)
+            if has_bias:
+                score += tl.load(bias + place, mask=valid, other=0.0)
+            top = tl.load(normalizer + 2 * at, mask=valid, other=0.0)
+            total = tl.load(normalizer + 2 * at + 1, mask=valid, other=1.0)
+            shift = tl.load(delta + at, mask=valid, other=0.0)
+            _, to_score = softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad)
+            steep = to_score[:, None] * slope_of_scores(pairs, direction, 1, 0.0, slope)
+            # The sums may be read by another thread than wrote them for the slots before.
+            tl.debug_barrier()
+            for dim in range(0, edge_dim):
+                lane = (dim * heads + head) * (key_units * UNIT) + channel
+                if has_edge_grad:
+                    of_dim = tl.load(edge_proj + lane, mask=inside, other=0.0).to(ACC)
+                    to_feature = tl.sum(steep * of_dim[None, :], axis=1)
+                    feature_sums += tl.where(channel[None, :] == dim, to_feature[:, None], 0.0)
+                feature = tl.load(edge_attr + offset(slot, edge_dim, dim), mask=valid, other=0.0).to(ACC)
+                sums = part_edge_proj + program.to(tl.int64) * edge_dim * heads * (key_units * UNIT) + lane
+                so_far = tl.load(sums, mask=inside, other=0.0)
+                tl.store(sums, so_far + tl.sum(steep * feature[:, None], axis=0), mask=inside)
+        if has_edge_grad:
+            place = offset(slot, edge_dim, 0)[:, None] + channel[None, :]
+            mask = valid[:, None] & (channel < edge_dim)[None, :]
+            tl.store(grad_edge_attr + place, feature_sums.to(grad_edge_attr.dtype.element_ty), mask=mask)

@@ -11,11 +11,34 @@ UNIT = tl.constexpr(8)
 # Numbers that must not make a new kernel when they happen to be 1 or a multiple of 16, and arrays that need not start
 # at a multiple of 16 bytes.
 _NUMBERS = [
-    *("num_rows", "num_segments", "segment", "heads", "key_heads", "value_heads", "key_units", "value_units", "units"),
-    *("edge_dim", "edge_units", "additive", "linear", "weighted", "has_bias", "has_grad", "has_dropout", "has_scores"),
+    *(
+        "num_rows",
+        "num_segments",
+        "num_edges",
+        "segment",
+        "group",
+        "heads",
+        "key_heads",
+        "value_heads",
+        "key_units",
+        "value_units",
+        "units",
+    ),
+    *(
+        "edge_dim",
+        "edge_units",
+        "additive",
+        "linear",
+        "weighted",
+        "has_bias",
+        "has_grad",
+        "has_dropout",
+        "has_scores",
+        "has_edge_grad",
+    ),
 ]
 _ARRAYS = [
-    *("pointer", "index", "slots", "segment_row", "segment_start", "seed"),
+    *("pointer", "index", "rows", "slots", "segment_row", "segment_start", "seed"),
     *("bias", "scores", "normalizer", "weight_sums", "delta", "grad_weights", "grad_bias"),
 ]
 kernel = triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_ARRAYS)
