@@ -382,7 +382,9 @@ class AttentionConv(MessagePassing):
     def _fused(self, projected: Projected, layout: Layout) -> dict[str, Any] | None:
         """The operands of an additive score that the backend computes inside its softmax."""
         q, k, v, e = projected
-        return self.score.additive(q, k, e) if ops.fuses(self.backend, layout, k, k, v) else None
+        operands = self.score.additive(q, k, e)
+        fuses = operands is not None and ops.fuses(self.backend, layout, k, k, v, operands.get("edge_attr"))
+        return operands if fuses else None
 
     def _pass_messages(
         self,

@@ -19,10 +19,9 @@ The files are in ``benchmarks/results``. ``benchmarks/gpu.py`` checks and times 
 GPU. Without one, the kernels run in Triton's interpreter against float64, and ``triton_kernels.md`` lists registers,
 shared memory and spills of each, compiled for A100 and H100.
 
-Fused (of the softmax the backward is left with each row's maximum and sum): :func:`edge_attention` without edge
-features and :func:`additive_attention` with and without; there the weights of further hops are computed anew too. Not
-fused: edge features of :func:`edge_attention`, which store E x H scores, and their gradients in
-:func:`additive_attention`, which pass through blocks of edges.
+Fused (of the softmax the backward is left with each row's maximum and sum): :func:`edge_attention` and
+:func:`additive_attention`, with and without edge features; the weights of further hops are computed anew too.
+Not fused: further hops of dot products with edge features, which store their weights.
 """
 
 from graphattn.ops.additive import additive_attention, fuses

@@ -25,7 +25,7 @@ from graphattn.ops.inputs import (
 from graphattn.ops.layout import Layout
 
 
-def fuses(backend: str, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> bool:
+def fuses(backend: str, layout: Layout, q: Tensor, k: Tensor, v: Tensor, edge_attr: Tensor | None = None) -> bool:
     """Tell whether a backend, which may be ``"auto"``, fuses score, softmax and sum, storing no weights.
 
     Args:
@@ -34,6 +34,7 @@ def fuses(backend: str, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> bool
         q: Queries of the targets.
         k: Keys of the sources.
         v: Values of the sources.
+        edge_attr: Edge features, which a backend may serve to a limit.
 
     Example:
         >>> x = torch.ones(2, 1, 4)
@@ -42,7 +43,7 @@ def fuses(backend: str, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> bool
     """
     # On the CPU "auto" never does, and choosing there may read all indices.
     possible = backend == "triton" or (backend == "auto" and layout.edge_index.device.type != "cpu")
-    return possible and choose_backend(backend, layout, q, k, v) is triton
+    return possible and choose_backend(backend, layout, q, k, v, edge_attr=edge_attr) is triton
 
 
 def additive_attention(
@@ -120,7 +121,7 @@ def additive_attention(
     check_edge_features(edge_attr, edge_proj, layout, heads=q.size(1), channels=q.size(2))
     check_device(layout, q=q, k=k, v=v, vector=vector, edge_attr=edge_attr, edge_proj=edge_proj, bias=bias)
     (q, k, v, vector, edge_attr, edge_proj, bias), dtype = promote(q, k, v, vector, edge_attr, edge_proj, bias)
-    if fuses(backend, layout, q, k, v):
+    if fuses(backend, layout, q, k, v, edge_attr):
         check_dropout(dropout)
         with without_autocast(layout.edge_index.device):
             out, weights = triton.additive_attention(

@@ -342,7 +342,7 @@ def edge_aggregate(
 def choose_backend(name: str, layout: Layout, *inputs: Tensor, edge_attr: Tensor | None = None) -> ModuleType:
     """Choose the module that computes on some inputs, of which the first has the heads and the last the channels.
 
-    ``edge_attr`` are features that are attended as values are.
+    ``edge_attr`` are features that are scored or attended with the channels.
     """
     device = layout.edge_index.device
     channels = max((x.size(2) for x in inputs if x.dim() == 3), default=1)

@@ -20,7 +20,7 @@ TILES = {
     "backward_rows": (512, 512),
     "backward_columns": (512, 512),
     "backward_edges": (512, 512),
-    "backward_pairs": (512, 512),
+    "backward_pairs": (512, 256),
     "products": (1024, 1024),
 }
 # Groups of slots, each with sums of its own: enough to fill a GPU, and no more than their sums may take.

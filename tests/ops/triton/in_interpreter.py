@@ -41,6 +41,7 @@ ADDITIVE = {
     "gat": Op(_pair_shapes(1, 5), _additive),
     "gat_edge_attr": Op(_pair_shapes(1, 5, edge_dim=3), _additive),
     "gatv2": Op(_pair_shapes(5, 5), _additive),
+    "gatv2_edge_attr": Op(_pair_shapes(5, 5, edge_dim=2), _additive),
     "gatv2_all": Op(_pair_shapes(5, 3, bias=True, edge_dim=2), _additive),
 }
 
@@ -54,9 +55,11 @@ def assert_agrees(op: Op, inputs: dict[str, Tensor], graph: Graph, edges: Any = 
         assert_within_budget(found[name], same_dtype[name], truth[name], longest_row=graph.longest, name=name)
 
 
+@pytest.mark.parametrize("op", ["attention_bias", "gatv2_all"])
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
-def test_every_graph(graph: Graph) -> None:
-    assert_agrees(OPS["attention_bias"], OPS["attention_bias"].inputs(graph), graph)
+def test_every_graph(graph: Graph, op: str) -> None:
+    table = {**OPS, **ADDITIVE}
+    assert_agrees(table[op], table[op].inputs(graph), graph)
 
 
 @pytest.mark.parametrize("op", [*OPS, *ADDITIVE])
@@ -109,6 +112,53 @@ def test_every_width_of_edge_features(channels: int, edge_dim: int) -> None:
     longest = graph.num_edges + 2 * (channels + edge_dim)
     for name in truth:
         assert_within_budget(found[name], truth[name], truth[name], longest_row=longest, name=name)
+
+
+@pytest.mark.parametrize(
+    ("channels", "edge_dim"), [(1, 1), (9, 40), (72, 3), pytest.param(3, 256, marks=pytest.mark.slow)]
+)
+def test_every_width_of_edge_features_inside_a_score(channels: int, edge_dim: int) -> None:
+    """Fewer features than channels, and more, up to a block of their own width."""
+    graph = GRAPHS["isolated_rows"]
+    op = Op(_pair_shapes(channels, 3, edge_dim=edge_dim), _additive)
+    found, truth = (run(op, op.inputs(graph), graph, backend=b) for b in ("triton", "reference"))
+    longest = graph.num_edges + 2 * (channels + edge_dim) + HEADS
+    for name in truth:
+        assert_within_budget(found[name], truth[name], truth[name], longest_row=longest, name=name)
+
+
+@pytest.mark.parametrize(("most", "step"), [(1, 1), (3, 1), (2048, 5)])
+def test_a_projection_is_summed_by_groups_of_slots(most: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One group of several tiles with a ragged last, few groups, and groups that end within a row and within a tile."""
+    monkeypatch.setattr(launch, "MOST_GROUPS", most)
+    monkeypatch.setattr(launch, "GROUP_STEP", step)
+    graph = GRAPHS["duplicates"]
+    assert_agrees(ADDITIVE["gatv2_all"], ADDITIVE["gatv2_all"].inputs(graph), graph)
+
+
+def test_groups_of_slots_cover_all_and_keep_to_their_bounds() -> None:
+    for num_edges in (0, 1, 16, 17, 32_768, 32_769, 10**9):
+        for size in (32, 10_000, 1 << 20, 1 << 30):
+            group = launch.group_size(num_edges, size)
+            groups = -(-num_edges // group)
+            assert groups <= launch.MOST_GROUPS
+            assert groups <= 1 or groups * size <= launch.GROUP_BYTES
+            assert group % launch.GROUP_STEP == 0
+
+
+@pytest.mark.parametrize("fixed", ["edge_attr", "edge_proj"])
+def test_edge_features_and_their_projection_can_be_constants(fixed: str) -> None:
+    graph, full = GRAPHS["self_loops"], ADDITIVE["gatv2_all"]
+    inputs = full.inputs(graph)
+    constant = inputs.pop(fixed)
+    assert_agrees(
+        Op(
+            full.shapes,
+            lambda x, *rest, **options: full.call({**x, fixed: constant.to(x["q"].dtype)}, *rest, **options),
+        ),
+        inputs,
+        graph,
+    )
 
 
 def test_indices_of_64_bits() -> None:
@@ -233,18 +283,31 @@ def test_dropout_drops_its_share_and_everything_at_one() -> None:
 # What else an operator must do #######################################################################################
 
 
-def test_the_same_bits_twice() -> None:
+@pytest.mark.parametrize("op", [OPS["attention_all"], ADDITIVE["gatv2_all"]], ids=["dot", "gatv2"])
+def test_the_same_bits_twice(op: Op) -> None:
     graph = GRAPHS["duplicates"]
-    inputs = OPS["attention_all"].inputs(graph, torch.float32)
-    first, second = (run(OPS["attention_all"], inputs, graph, backend="triton") for _ in range(2))
+    inputs = op.inputs(graph, torch.float32)
+    first, second = (run(op, inputs, graph, backend="triton") for _ in range(2))
     assert all(torch.equal(first[n], second[n]) for n in first)
 
 
-@pytest.mark.parametrize("op", ["attention", "attention_edge_attr"])
-def test_nothing_of_the_size_of_edges_is_saved(op: str) -> None:
-    """Nothing but the edges' own features, filled up to a whole number of units, and their numbers."""
+def _of_edges(found: list[Any], graph: Graph) -> set[tuple[int, ...]]:
+    """Shapes of the arrays of numbers an edge."""
+    arrays = [x for x in found if isinstance(x, Tensor) and x.is_floating_point()]
+    return {tuple(x.shape) for x in arrays if graph.num_edges in x.shape}
+
+
+@pytest.mark.parametrize(
+    ("op", "width"), [("attention", 0), ("attention_edge_attr", 8), ("gatv2", 0), ("gatv2_edge_attr", 2)]
+)
+def test_nothing_of_the_size_of_edges_is_saved(op: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the edges' own features, filled up where they lie beside channels, and their numbers.
+
+    Nor does a kernel of the backward read or write more of an edge.
+    """
     graph = random_graph(3, 50, 150)
-    inputs = {n: x.requires_grad_() for n, x in OPS[op].inputs(graph, torch.float32).items()}
+    called = {**OPS, **ADDITIVE}[op]
+    inputs = {n: x.requires_grad_() for n, x in called.inputs(graph, torch.float32).items()}
     saved: list[Tensor] = []
 
     def pack(x: Tensor) -> Tensor:
@@ -253,10 +316,15 @@ def test_nothing_of_the_size_of_edges_is_saved(op: str) -> None:
 
     layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        OPS[op].call(inputs, graph, layout, backend="triton")
-    of_edges = {x.shape for x in saved if x.is_floating_point() and graph.num_edges in x.shape}
+        out = called.call(inputs, graph, layout, backend="triton")
+    expected = {(graph.num_edges, width)} if width else set()
     assert saved
-    assert of_edges == ({(graph.num_edges, 8)} if "edge_attr" in inputs else set())
+    assert _of_edges(saved, graph) == expected
+    given: list[Any] = []
+    monkeypatch.setattr(launch, "_kernels", lambda: _Watched(given.append))
+    torch.autograd.grad(out.sum(), list(inputs.values()))
+    assert given
+    assert _of_edges(given, graph) == expected
 
 
 def test_double_backward_is_refused() -> None:
@@ -315,8 +383,11 @@ def test_every_operator_describes_itself() -> None:
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
 
 
-class _Exact:
+@dataclass(frozen=True)
+class _Watched:
     """The kernels, none of which may get an argument that it does not take: the interpreter leaves those out."""
+
+    show: Callable[[Any], None]
 
     def __getattr__(self, name: str) -> Any:
         kernel = getattr(kernels, name)
@@ -324,6 +395,8 @@ class _Exact:
         def checked(grid: tuple[int, ...]) -> Any:
             def call(*args: Any, **named: Any) -> None:
                 assert {*kernel.arg_names[: len(args)], *named} - {*launch.LAUNCH} == {*kernel.arg_names}
+                for x in (*args, *named.values()):
+                    self.show(x)
                 kernel[grid](*args, **named)
 
             return call
@@ -341,7 +414,7 @@ class _Subscript:
 
 def test_kernels_are_given_the_arguments_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "SEGMENT", 4)  # so that rows are joined, too
-    monkeypatch.setattr(launch, "_kernels", _Exact)
+    monkeypatch.setattr(launch, "_kernels", lambda: _Watched(lambda _: None))
     for name, args in _operators():
         getattr(torch.ops.graphattn, name)(*args)
 

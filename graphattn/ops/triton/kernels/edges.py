@@ -136,7 +136,9 @@ def backward_pairs(
     first = program.to(index.dtype.element_ty) * group
     stop = tl.minimum(first + group, num_edges)
     channel = tl.arange(0, BLOCK_C)
-    inside = channel < key_units * UNIT
+    width = key_units * UNIT
+    inside = channel < width
+    own_part = part_edge_proj + program.to(tl.int64) * edge_dim * heads * width
     for begin in range(first, stop, BLOCK_E):
         slot = begin + tl.arange(0, BLOCK_E)
         valid = slot < stop
@@ -162,18 +164,18 @@ def backward_pairs(
             shift = tl.load(delta + at, mask=valid, other=0.0)
             _, to_score = softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad)
             steep = to_score[:, None] * slope_of_scores(pairs, direction, 1, 0.0, slope)
+            for dim in range(0, edge_dim * has_edge_grad):
+                of_dim = load_row(edge_proj, program * 0 + dim, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
+                to_feature = tl.sum(steep * of_dim, axis=1)
+                feature_sums += tl.where(channel[None, :] == dim, to_feature[:, None], 0.0)
             # The sums may be read by another thread than wrote them for the slots before.
             tl.debug_barrier()
+            sums = own_part + head * width + channel
             for dim in range(0, edge_dim):
-                lane = (dim * heads + head) * (key_units * UNIT) + channel
-                if has_edge_grad:
-                    of_dim = tl.load(edge_proj + lane, mask=inside, other=0.0).to(ACC)
-                    to_feature = tl.sum(steep * of_dim[None, :], axis=1)
-                    feature_sums += tl.where(channel[None, :] == dim, to_feature[:, None], 0.0)
                 feature = tl.load(edge_attr + offset(slot, edge_dim, dim), mask=valid, other=0.0).to(ACC)
-                sums = part_edge_proj + program.to(tl.int64) * edge_dim * heads * (key_units * UNIT) + lane
                 so_far = tl.load(sums, mask=inside, other=0.0)
                 tl.store(sums, so_far + tl.sum(steep * feature[:, None], axis=0), mask=inside)
+                sums += heads * width
         if has_edge_grad:
             place = offset(slot, edge_dim, 0)[:, None] + channel[None, :]
             mask = valid[:, None] & (channel < edge_dim)[None, :]
