@@ -52,16 +52,16 @@ def attend(problem: Problem, edges: Any, backend: str) -> Run:
     """Return our operator on the inputs of :func:`roofline.pyg_form`."""
 
     def run(x: dict[str, Tensor]) -> Tensor:
+        features: dict[str, Tensor] = {}
+        if problem.edge_dim:
+            proj = x["edge_proj"].view(problem.edge_dim, problem.heads, -1)
+            features = {"edge_attr": x["edge_attr"], "edge_proj": proj.permute(1, 2, 0)}
         if problem.score == "dot":
-            features: dict[str, Tensor] = {}
-            if problem.edge_dim:
-                proj = x["edge_proj"].view(-1, problem.heads, problem.channels)
-                features = {"edge_attr": x["edge_attr"], "edge_proj": proj.permute(1, 2, 0)}
             return edge_attention(x["q"], x["k"], x["v"], edges, **features, backend=backend)
         if problem.score == "gatv2":
-            return additive_attention(x["q"], x["k"], x["v"], x["vector"], edges, backend=backend)
+            return additive_attention(x["q"], x["k"], x["v"], x["vector"], edges, **features, backend=backend)
         q, k = x["q"].unsqueeze(2), x["k"].unsqueeze(2)
-        return additive_attention(q, k, x["v"], k.new_ones(k.shape[1:]), edges, backend=backend)
+        return additive_attention(q, k, x["v"], k.new_ones(k.shape[1:]), edges, **features, backend=backend)
 
     return run
 

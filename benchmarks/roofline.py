@@ -12,6 +12,7 @@ data: what every operation reads and writes, an atomic addition as one write.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ SCORES = ("dot", "gat", "gatv2")
 
 @dataclass(frozen=True)
 class Problem:
-    """Attention over a square graph, without bias or dropout; edge features, of dot products alone, need gradients."""
+    """Attention over a square graph, without bias or dropout; edge features need gradients."""
 
     nodes: int
     edges: int
@@ -46,7 +47,8 @@ class Problem:
 
     @property
     def edge_width(self) -> int:
-        return -(-self.edge_dim // UNIT) * UNIT
+        """Channels of an edge's features as they lie in memory: beside keys' or, in an added score, one by one."""
+        return -(-self.edge_dim // UNIT) * UNIT if self.score == "dot" else self.edge_dim
 
     @property
     def key_width(self) -> int:
@@ -89,15 +91,17 @@ def kernel_costs(problem: Problem) -> dict[str, Cost]:
     """Return the cost of each kernel of a forward and a backward pass.
 
     The projections of queries and sums that stand in for those of edge features are products of matrices with a row a
-    node, and are not counted; nor is the copy of the features into the order of the rows.
+    node, and are not counted; nor is the copy of the features into the order of the rows, nor what the groups of slots
+    sum of a projection's gradient, which has the same size for any graph.
     """
     size, heads = problem.itemsize, problem.heads
     key, value, edge = problem.key_width, problem.value_width, problem.edge_width
     additive = problem.score != "dot"
     sums = 4 * heads  # one float32 a head: a maximum, a sum, a delta
-    ends = 4 * heads * edge  # of a row, in float32: what scores an edge's features, or their sum
-    score = key * (5 if additive else 2)  # add, compare, multiply, multiply-add against multiply-add
-    product = 2 * heads * edge  # of an edge's features
+    ends = 0 if additive else 4 * heads * edge  # of a row, in float32: what scores an edge's features, or their sum
+    project = 2 * key * edge if additive else 0
+    score = key * (5 if additive else 2) + project  # add, compare, multiply, multiply-add against multiply-add
+    product = 0 if additive else 2 * heads * edge  # of an edge's features
     rows, features = size * (key + value), size * edge
     result = 4 * value
     cast = (4 + size) * value if size < 4 else 0  # values are written in float32, and narrowed after
@@ -116,7 +120,12 @@ def kernel_costs(problem: Problem) -> dict[str, Cost]:
     flops = score + 4 * value + steep + 2 * product + 6 * heads
     by_columns = Cost(INDEX + 2 * rows, INDEX + SLOT + features, gathered, gathered, flops)
     costs = {"forward": forward, "backward_rows": by_rows, "backward_columns": by_columns}
-    if edge:
+    if edge and additive:
+        # Rows come in order, as the edges do; the score's slope is multiplied by the projection and by the features.
+        of_row = rows + 3 * sums
+        flops = score + 2 * value + key * 4 + 2 * project + 6 * heads
+        costs["backward_pairs"] = Cost(of_row, INDEX + SLOT + 2 * features, rows, rows, flops)
+    elif edge:
         # Nothing is summed over the row: every edge's gradient is written.
         of_row = INDEX + rows + 2 * ends + 3 * sums
         flops = score + 2 * value + 4 * product + 6 * heads
@@ -190,8 +199,8 @@ def pyg_form(score: str, edge_index: Tensor, nodes: int) -> Callable[..., Tensor
     ) -> Tensor:
         query, key, value = q.index_select(0, target), k.index_select(0, source), v.index_select(0, source)
         if edge_attr is not None and edge_proj is not None:
-            edge = (edge_attr @ edge_proj).view_as(value)
-            key, value = key + edge, value + edge
+            edge = (edge_attr @ edge_proj).view_as(key)
+            key, value = key + edge, value + edge if score == "dot" else value
         if score == "dot":
             scores = (query * key).sum(dim=-1) * q.size(2) ** -0.5
         elif score == "gat":
@@ -215,7 +224,7 @@ def pyg_inputs(problem: Problem, device: str, generator: torch.Generator | None 
         shapes["vector"] = wide[1:]
     if problem.edge_dim:
         shapes["edge_attr"] = (problem.edges, problem.edge_dim)
-        shapes["edge_proj"] = (problem.edge_dim, problem.heads * problem.channels)
+        shapes["edge_proj"] = (problem.edge_dim, math.prod(narrow[1:]))
     drawn = {n: torch.randn(s, device=device, dtype=dtype, generator=generator) for n, s in shapes.items()}
     if problem.score == "gatv2":
         drawn["v"] = drawn["k"]
@@ -280,9 +289,10 @@ CASES = {
     for dtype, itemsize in (("float32", 4), ("bfloat16", 2))
 }
 CASES |= {
-    f"50k nodes, 1M edges, 4x32, dot, {dim} edge features, {dtype}": Problem(
-        50_000, 1_000_000, 4, 32, "dot", itemsize, dim
+    f"50k nodes, 1M edges, 4x32, {score}, {dim} edge features, {dtype}": Problem(
+        50_000, 1_000_000, 4, 32, score, itemsize, dim
     )
+    for score in ("dot", "gatv2")
     for dim in (16, 128)
     for dtype, itemsize in (("float32", 4), ("bfloat16", 2))
 }

@@ -43,7 +43,9 @@ def test_without_a_gpu_it_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("itemsize", [4, 2])
-@pytest.mark.parametrize(("score", "edge_dim"), [("dot", 0), ("dot", 3), ("gat", 0), ("gatv2", 0)])
+@pytest.mark.parametrize(
+    ("score", "edge_dim"), [("dot", 0), ("dot", 3), ("gat", 0), ("gat", 3), ("gatv2", 0), ("gatv2", 3)]
+)
 def test_a_case_end_to_end(gpu: ModuleType, score: str, edge_dim: int, itemsize: int) -> None:
     problem = _problem(gpu, score=score, edge_dim=edge_dim, itemsize=itemsize)
     found = gpu.measure(problem, "cpu", 2, 1000, 1e9, "a CPU", _clock, lambda work: work() or 1)
@@ -60,7 +62,9 @@ def test_a_case_end_to_end(gpu: ModuleType, score: str, edge_dim: int, itemsize:
     assert all(row.count("|") == len(gpu.COLUMNS) + 1 for row in rows)
 
 
-@pytest.mark.parametrize(("score", "edge_dim"), [("dot", 0), ("dot", 3), ("gat", 0), ("gatv2", 0)])
+@pytest.mark.parametrize(
+    ("score", "edge_dim"), [("dot", 0), ("dot", 3), ("gat", 0), ("gat", 3), ("gatv2", 0), ("gatv2", 3)]
+)
 def test_all_operators_compute_the_same(gpu: ModuleType, score: str, edge_dim: int) -> None:
     problem = _problem(gpu, score=score, edge_dim=edge_dim)
     graph, inputs = gpu.Graph.draw(problem, "cpu"), gpu.draw_inputs(problem, "cpu")

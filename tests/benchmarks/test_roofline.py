@@ -51,6 +51,18 @@ def test_bytes_of_edge_features_by_hand(roofline: ModuleType) -> None:
     assert edges.node == 4 + 64 + 64 + 64 + 64 + 8 + 8 + 8
 
 
+def test_bytes_of_edge_features_inside_a_score_by_hand(roofline: ModuleType) -> None:
+    """They lie as they are: 5 in bfloat16 are 10 bytes, and none is attended."""
+    plain, costs = (roofline.kernel_costs(roofline.Problem(10, 100, 2, 16, "gatv2", 2, dim)) for dim in (0, 5))
+    assert {n: costs[n].edge - plain[n].edge for n in plain} == dict.fromkeys(plain, 10)
+    assert {n: costs[n].flops - plain[n].flops for n in plain} == dict.fromkeys(plain, 2 * 32 * 5)
+    assert all((costs[n].node, costs[n].gather) == (plain[n].node, plain[n].gather) for n in plain)
+    pairs = costs["backward_pairs"]
+    assert pairs.edge == 4 + 8 + 10 + 10  # column, row, features, their gradient
+    assert pairs.gather == 64 + 64  # key, value
+    assert pairs.node == 64 + 64 + 8 + 8 + 8  # query, gradient; maximum, sum, delta
+
+
 def test_operations_of_the_kernels_by_hand(roofline: ModuleType) -> None:
     """A multiply-add is two operations: 32 of them score, 32 add the value."""
     assert roofline.kernel_costs(roofline.Problem(10, 100, 2, 16))["forward"].flops == 64 + 64 + 2 * 5

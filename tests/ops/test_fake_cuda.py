@@ -7,7 +7,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from graphattn._optional import is_available
-from graphattn.ops import Layout, edge_attention, reference, scatter, triton
+from graphattn.ops import Layout, additive_attention, edge_attention, reference, scatter, triton
 from graphattn.ops.attention import choose_backend
 from tests.ops.cases import GRAPHS, OPS, Graph, as_tuple
 from tests.ops.test_compile import _registered
@@ -90,6 +90,8 @@ def test_triton_says_why_it_cannot_serve() -> None:
         edge_attr = torch.empty(1, 257, device="cuda")
         with pytest.raises(ValueError, match=limit):
             edge_attention(x, x, x, edges, edge_attr=edge_attr, edge_proj=edge_proj, backend="triton")
+        with pytest.raises(ValueError, match=limit):
+            additive_attention(x, x, x, x[0], edges, edge_attr=edge_attr, edge_proj=edge_proj, backend="triton")
 
 
 def test_csr_is_refused_on_cuda() -> None:
