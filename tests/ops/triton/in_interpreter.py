@@ -228,42 +228,37 @@ def test_a_bad_score_spoils_its_own_row_and_head_alone(bad: float) -> None:
 # Dropout #############################################################################################################
 
 
-@pytest.mark.parametrize("edge_features", [False, True])
-def test_dropout_is_replayed_by_the_backward(edge_features: bool) -> None:
+def _attention_with_mask(x: dict[str, Tensor], graph: Graph, keep: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Attend by the reference with a mask that is given."""
+    layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
+    edges = x.get("edge_attr"), x.get("edge_proj")
+    if "vector" not in x:
+        scale = x["k"].size(2) ** -0.5
+        return reference.attention(x["q"], x["k"], x["v"], layout, scale, x["bias"], keep, *edges, True)
+    source, target = graph.edge_index
+    total = x["q"][target] + x["k"][source] + torch.einsum("ed,hcd->ehc", *edges)
+    scores = (torch.nn.functional.leaky_relu(total, 0.2) * x["vector"]).sum(dim=2) + x["bias"]
+    return reference.aggregate(scores, x["v"], layout, keep, None, None, True)
+
+
+@pytest.mark.parametrize("which", ["attention_bias", "attention_all", "gatv2_all"])
+def test_dropout_is_replayed_by_the_backward(which: str) -> None:
     """Read the mask off a call whose values name their source, then differentiate the reference with that mask."""
     graph = random_graph(4, 8, 20)
-    op = OPS["attention_all" if edge_features else "attention_bias"]
+    op = {**OPS, **ADDITIVE}[which]
     inputs = op.inputs(graph)
-    rest = {n: inputs[n] for n in inputs if n not in ("q", "k", "v", "edge_attr", "edge_proj")}
     names = torch.eye(graph.num_cols, dtype=torch.float64).unsqueeze(1).expand(-1, HEADS, -1)
+    named = {n: names if n == "v" else x for n, x in inputs.items() if n not in ("edge_attr", "edge_proj")}
     source, target = graph.edge_index
-    k = inputs["k"]
 
     torch.manual_seed(5)
-    shown = edge_attention(inputs["q"], k, names, graph.edge_index, dropout=0.5, backend="triton", **rest)
+    shown, _ = op.call(named, graph, graph.edge_index, dropout=0.5, backend="triton")
     keep = shown[target, :, source] != 0
     assert 0 < keep.sum() < keep.numel()
 
     torch.manual_seed(5)
     found = run(op, inputs, graph, backend="triton", dropout=0.5)
-    leaves = {n: x.clone().requires_grad_() for n, x in inputs.items()}
-    out, weights = reference.attention(
-        leaves["q"],
-        leaves["k"],
-        leaves["v"],
-        Layout(graph.edge_index, graph.num_rows, graph.num_cols),
-        k.size(2) ** -0.5,
-        leaves["bias"],
-        keep * 2.0,
-        leaves.get("edge_attr"),
-        leaves.get("edge_proj"),
-        True,
-    )
-    generator = torch.Generator().manual_seed(7)
-    cotangents = [torch.randint(-4, 5, y.shape, generator=generator).to(y.dtype) for y in (out, weights)]
-    grads = torch.autograd.grad((out, weights), list(leaves.values()), cotangents)
-    truth = {"output 0": out.detach(), "output 1": weights.detach()}
-    truth |= {f"gradient of {n}": g for n, g in zip(leaves, grads, strict=True)}
+    truth = run(Op(op.shapes, lambda x, *_: _attention_with_mask(x, graph, keep * 2.0)), inputs, graph)
     for name in truth:
         assert_within_budget(found[name], truth[name], truth[name], longest_row=graph.longest, name=name)
 
