@@ -368,23 +368,29 @@ class AttentionConv(MessagePassing):
     ) -> Step | None:
         """A hop that computes its weights anew, where the backend then never stores them."""
         q, k, v, e = projected
-        if self.normalize != "softmax" or self.hops == math.inf or values is not None:
+        if self.normalize != "softmax" or self.hops == math.inf:
             return None
         if prior is not None:
             bias = _add(log_prior(prior).expand(-1, self.heads), bias)
         options: dict[str, Any] = {"edge_index": layout, "bias": bias, "backend": self.backend}
-        if self.score.kind == "dot" and e is None:
-            fuses = ops.fuses(self.backend, layout, q, k, v)
-            return partial(ops.edge_attention, q, k, scale=self.score.scale, **options) if fuses else None
-        operands = self._fused(projected, layout)
+        if self.score.kind == "dot" and (e is None) == (values is None):
+            if not ops.fuses(self.backend, layout, q, k, v, values):
+                return None
+            if values is not None:
+                # What the first hop adds to its values, the further ones only score.
+                options |= {"edge_attr": values, "edge_proj": self.score.edge_proj(values), "edge_values": False}
+            return partial(ops.edge_attention, q, k, scale=self.score.scale, **options)
+        operands = None if values is not None else self._fused(projected, layout)
         return None if operands is None else lambda x: ops.additive_attention(v=x, **operands, **options)
 
     def _fused(self, projected: Projected, layout: Layout) -> dict[str, Any] | None:
         """The operands of an additive score that the backend computes inside its softmax."""
         q, k, v, e = projected
+        if not ops.fuses(self.backend, layout, k, k, v):
+            return None
         operands = self.score.additive(q, k, e)
-        fuses = operands is not None and ops.fuses(self.backend, layout, k, k, v, operands.get("edge_attr"))
-        return operands if fuses else None
+        edge_attr = None if operands is None else operands.get("edge_attr")
+        return operands if edge_attr is None or ops.fuses(self.backend, layout, k, k, v, edge_attr) else None
 
     def _pass_messages(
         self,

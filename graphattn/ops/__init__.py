@@ -21,7 +21,6 @@ shared memory and spills of each, compiled for A100 and H100.
 
 Fused (of the softmax the backward is left with each row's maximum and sum): :func:`edge_attention` and
 :func:`additive_attention`, with and without edge features; the weights of further hops are computed anew too.
-Not fused: further hops of dot products with edge features, which store their weights.
 """
 
 from graphattn.ops.additive import additive_attention, fuses

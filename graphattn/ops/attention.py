@@ -172,6 +172,7 @@ def edge_attention(
     bias: Tensor | None = ...,
     edge_attr: Tensor | None = ...,
     edge_proj: Tensor | None = ...,
+    edge_values: bool = ...,
     dropout: float = ...,
     return_weights: Literal[False] = ...,
     backend: str = ...,
@@ -187,6 +188,7 @@ def edge_attention(
     bias: Tensor | None = ...,
     edge_attr: Tensor | None = ...,
     edge_proj: Tensor | None = ...,
+    edge_values: bool = ...,
     dropout: float = ...,
     return_weights: bool,
     backend: str = ...,
@@ -201,6 +203,7 @@ def edge_attention(
     bias: Tensor | None = None,
     edge_attr: Tensor | None = None,
     edge_proj: Tensor | None = None,
+    edge_values: bool = True,
     dropout: float = 0.0,
     return_weights: bool = False,
     backend: str = "auto",
@@ -226,6 +229,7 @@ def edge_attention(
         bias: Added to the scores; ``-inf`` removes an edge.
         edge_attr: Edge features :math:`\mathbf{e}`, added to keys and values after projection.
         edge_proj: Their projection :math:`\mathbf{W}`, one matrix a head; needed with ``edge_attr``.
+        edge_values: Whether values get the edge features too, or keys alone.
         dropout: Probability of dropping a weight; kept weights are divided by ``1 - dropout``. The mask is drawn from
             torch's global generator in the caller's edge order; ``triton`` takes a seed from there and draws its own.
         return_weights: Whether to also return the weights, as they were before dropout.
@@ -270,7 +274,8 @@ def edge_attention(
     keep = _keep(module, layout, q.size(1), dropout)
     (q, k, v, bias, edge_attr, edge_proj), dtype = _prepare(module)(q, k, v, bias, edge_attr, edge_proj)
     with without_autocast(layout.edge_index.device):
-        out, weights = module.attention(q, k, v, layout, scale, bias, keep, edge_attr, edge_proj, return_weights)
+        edges = (edge_attr, edge_proj, return_weights, edge_values)
+        out, weights = module.attention(q, k, v, layout, scale, bias, keep, *edges)
         out = _rescale(module, out, dropout).to(dtype)
     return (out, weights.to(dtype)) if return_weights else out
 

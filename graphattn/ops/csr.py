@@ -329,6 +329,7 @@ def attention(
     edge_attr: Tensor | None,
     edge_proj: Tensor | None,
     return_weights: bool,
+    edge_values: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     q, k, v = _heads_first(q), _heads_first(k), _heads_first(v)
     bias = None if bias is None else layout.to_slots(bias)
@@ -338,7 +339,7 @@ def attention(
         bias = term if bias is None else bias + term
     differentiated = next((x for x in (k, v, q) if x.requires_grad), k)
     out, weights = csr_attention(q, k, v, bias, keep, scale, *layout.pattern(differentiated))
-    if edge_attr is not None and edge_proj is not None:
+    if edge_values and edge_attr is not None and edge_proj is not None:
         out = out + _edge_values(weights if keep is None else weights * keep, edge_attr, edge_proj, layout)
     return out.transpose(0, 1), layout.to_edges(weights) if return_weights else None
 

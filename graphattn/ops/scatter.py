@@ -112,13 +112,15 @@ def attention(
     edge_attr: Tensor | None,
     edge_proj: Tensor | None,
     return_weights: bool,
+    edge_values: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     rowptr, col = _pattern(layout)
     key = _add_edges(k.index_select(0, col), edge_attr, edge_proj, layout)
     scores = layout.to_edges((scale * (_Gather.apply(q, rowptr) * key).sum(dim=-1)).t())
     if bias is not None:
         scores = scores + bias
-    return aggregate(scores, v, layout, keep, edge_attr, edge_proj, return_weights)
+    edges = (edge_attr, edge_proj) if edge_values else (None, None)
+    return aggregate(scores, v, layout, keep, *edges, return_weights)
 
 
 def _add_edges(gathered: Tensor, edge_attr: Tensor | None, edge_proj: Tensor | None, layout: Layout) -> Tensor:

@@ -116,6 +116,10 @@ def _attention_weights(x: dict[str, Tensor], graph: Graph, edges: Any, **options
     return _attention(x, graph, edges, return_weights=True, **options)
 
 
+def _attention_edge_keys(x: dict[str, Tensor], graph: Graph, edges: Any, **options: Any) -> Any:
+    return _attention(x, graph, edges, edge_values=False, **options)
+
+
 def _aggregate_weights(x: dict[str, Tensor], graph: Graph, edges: Any, **options: Any) -> Any:
     return _aggregate(x, graph, edges, return_weights=True, **options)
 
@@ -136,6 +140,7 @@ OPS: dict[str, Op] = {
     "attention": Op(lambda g: _nodes(g, "q", "k", "v"), _attention),
     "attention_bias": Op(lambda g: _nodes(g, "q", "k", "v") | _edges(g, "bias"), _attention_weights),
     "attention_edge_attr": Op(lambda g: _nodes(g, "q", "k", "v") | _features(g), _attention),
+    "attention_edge_keys": Op(lambda g: _nodes(g, "q", "k", "v") | _features(g), _attention_edge_keys),
     "attention_all": Op(lambda g: _nodes(g, "q", "k", "v") | _edges(g, "bias") | _features(g), _attention_weights),
     "attention_wide_values": Op(lambda g: _nodes(g, "q", "k") | {"v": (g.num_cols, HEADS, CHANNELS + 3)}, _attention),
     "aggregate": Op(lambda g: _edges(g, "scores") | _nodes(g, "v"), _aggregate),

@@ -295,16 +295,18 @@ def test_reference_is_dense_masked_attention(graph: Graph) -> None:
     check(spmm(x["bias"], x["v"], graph.edge_index, num_rows=graph.num_rows, backend="reference"), hop, hop)
 
 
+@pytest.mark.parametrize("edge_values", [True, False])
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
-def test_edge_features_are_added_to_keys_and_values(backend: str) -> None:
+def test_edge_features_are_added_to_keys_and_values(backend: str, edge_values: bool) -> None:
     """With one source per edge, edge features can be folded into the keys and values by hand."""
     num_edges, num_rows = 9, 4
     graph = Graph(torch.stack([torch.arange(num_edges), torch.randint(num_rows, (num_edges,))]), num_rows, num_edges)
     x = OPS["attention_all"].inputs(graph)
     projected = torch.stack([x["edge_attr"] @ w.t() for w in x["edge_proj"]], dim=1)
-    folded = {"q": x["q"], "k": x["k"] + projected, "v": x["v"] + projected, "bias": x["bias"]}
+    folded = {"q": x["q"], "k": x["k"] + projected, "v": x["v"] + projected * edge_values, "bias": x["bias"]}
     expected = edge_attention(**folded, edge_index=graph.edge_index, return_weights=True, backend="reference")
-    found = edge_attention(**x, edge_index=graph.edge_index, return_weights=True, backend=backend)
+    options: dict[str, Any] = {"edge_values": edge_values, "return_weights": True, "backend": backend}
+    found = edge_attention(**x, edge_index=graph.edge_index, **options)
     for a, b in zip(found, expected, strict=True):
         assert_within_budget(a, b, b, longest_row=graph.longest)
 

@@ -69,6 +69,7 @@ def attention(
     edge_attr: Tensor | None,
     edge_proj: Tensor | None,
     return_weights: bool,
+    edge_values: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     if edge_attr is None or edge_proj is None:
         out, _, weights = _attend(q, k, v, layout, bias, dropout, return_weights, scale=scale)
@@ -80,7 +81,9 @@ def attention(
         "edge_query": _padded(torch.einsum("nhc,hcd->nhd", q.to(proj.dtype), proj[:, : q.size(2)])),
     }
     out, sums, weights = _attend(q, k, v, layout, bias, dropout, return_weights, scale=scale, **edges)
-    return out + torch.einsum("nhd,hcd->nhc", sums[..., : edge_attr.size(1)], proj), weights
+    if edge_values:
+        out = out + torch.einsum("nhd,hcd->nhc", sums[..., : edge_attr.size(1)], proj)
+    return out, weights
 
 
 def additive_attention(

@@ -415,7 +415,7 @@ def test_kernels_are_given_the_arguments_that_they_take(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("score", "edge_dim", "hops"), [("dot", None, 3), ("dot", 3, 1), ("gat", None, 3), ("gat", 3, 3), ("gatv2", 3, 3)]
+    ("score", "edge_dim", "hops"), [("dot", None, 3), ("dot", 3, 3), ("gat", None, 3), ("gat", 3, 3), ("gatv2", 3, 3)]
 )
 def test_layers_fuse_their_scores(score: str, edge_dim: int | None, hops: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first hop and the further ones, none of which stores a weight."""
