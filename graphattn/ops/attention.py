@@ -268,6 +268,8 @@ def edge_attention(
         check_edges("bias", bias, layout, heads=q.size(1))
     check_edge_features(edge_attr, edge_proj, layout, heads=q.size(1), channels=q.size(2))
     check_sizes("v", v, channels=q.size(2) if edge_attr is not None else None)
+    if not edge_values and edge_attr is None:
+        raise ValueError("edge_values is False but edge_attr is None; pass edge features, or leave edge_values out")
     check_device(layout, q=q, k=k, v=v, bias=bias, edge_attr=edge_attr, edge_proj=edge_proj)
     scale = q.size(2) ** -0.5 if scale is None else scale
     module = choose_backend(backend, layout, q, v, edge_attr=edge_attr)

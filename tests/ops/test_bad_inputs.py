@@ -71,6 +71,7 @@ BAD_ATTENTION: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
     "attr_integer": (TypeError, features() | {"edge_attr": torch.ones(E, D, dtype=torch.long)}, "edge_attr has dtype"),
     "attr_alone": (ValueError, {"edge_attr": torch.randn(E, D)}, "edge_proj is None but edge_attr is given"),
     "proj_alone": (ValueError, {"edge_proj": torch.randn(H, C, D)}, "edge_attr is None but edge_proj is given"),
+    "keys_alone": (ValueError, {"edge_values": False}, "edge_values is False but edge_attr is None"),
     "proj_heads": (ValueError, features(heads=1), "edge_proj has shape (1, 2, 6); expected (3, 2, 6)"),
     "proj_channels": (ValueError, features(channels=9), "edge_proj has shape (3, 9, 6); expected (3, 2, 6)"),
     "proj_width": (ValueError, features(width=5), "edge_proj has shape (3, 2, 5); expected (3, 2, 6)"),
