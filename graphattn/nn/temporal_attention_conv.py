@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn.conv import MessagePassing
 
-from graphattn import ops
 from graphattn.affinity.normalize import log_prior
 from graphattn.nn.edges import Size, check_edge_attr, read_edges
 from graphattn.nn.encodings.time import TimeEncoding
@@ -17,6 +16,7 @@ from graphattn.nn.messages import drop_weights, edge_factors, needs_messages
 from graphattn.nn.times import check_edge_time, fuse
 from graphattn.ops import Layout
 from graphattn.ops.attention import BACKENDS
+from graphattn.ops.shared import shared_attention
 
 _MODES = ("product", "map")
 
@@ -184,25 +184,23 @@ class TemporalAttentionConv(MessagePassing):
         if edge_attr is not None:
             edge_attr = F.pad(edge_attr, (0, 0, 0, 1))
         fused = fuse(self.time_encoding, "concat", F.pad(edge_time, (0, 1)), edge_attr, self.edge_dim, x_src)
-        events, now = fused[:-1], F.pad(fused[-1:, self.edge_dim or 0 :], (self.edge_dim or 0, 0))
-        z = torch.cat([x_dst, now.expand(x_dst.size(0), -1)], dim=1)
+        events, last = fused.split([layout.num_edges, 1])
+        now = F.pad(last[0, self.edge_dim or 0 :], (self.width - self.time_encoding.channels, 0))
 
-        incidence = layout.incidence()
-        scores = self._scores(z, x_src, events, layout, incidence)
-        if prior is not None:
-            scores = scores + log_prior(prior).to(scores.dtype)
-        alpha = ops.edge_softmax(scores, layout, backend=self.backend)
-        kept = drop_weights(alpha, self.dropout if self.training else 0.0)
-        if needs_messages(self, TemporalAttentionConv):
+        dropout, single = self.dropout if self.training else 0.0, needs_messages(self, TemporalAttentionConv)
+        q = self._queries(x_dst, now)
+        bias = self._bias(x_src, events, layout, prior)
+        sums, alpha = shared_attention(
+            q, x_src, events, layout, bias=bias, dropout=0.0 if single else dropout, backend=self.backend
+        )
+        if single:
             node, event = self._weight(self.lin_value).split([self.in_channels, events.size(1)], dim=2)
             v, e = torch.einsum("md,hcd->mhc", x_src, node), torch.einsum("ed,hcd->ehc", events, event)
-            edges = layout.edge_index.long()
+            kept, edges = drop_weights(alpha, dropout), layout.edge_index.long()
             out = self.propagate(edges, v=v, alpha=kept, e=e, size=(layout.num_cols, layout.num_rows))
         else:
-            nodes = ops.spmm(kept, x_src.unsqueeze(1), layout, backend=self.backend)
-            past = ops.spmm(kept, events.unsqueeze(1), incidence, backend=self.backend)
-            out = torch.einsum("nhd,hcd->nhc", torch.cat([nodes, past], dim=2), self._weight(self.lin_value))
-        out = self._finish(out.flatten(1), z, x_dst)
+            out = torch.bmm(sums.transpose(0, 1), self._weight(self.lin_value).mT).transpose(0, 1)
+        out = self._finish(out.flatten(1), now, x_dst)
         return (out, (layout.edge_index, alpha)) if return_attention_weights else out
 
     def message(self, v_j: Tensor, alpha: Tensor, e: Tensor) -> Tensor:
@@ -219,21 +217,36 @@ class TemporalAttentionConv(MessagePassing):
             f"time_encoding={type(self.time_encoding).__name__})"
         )
 
-    def _scores(self, z: Tensor, x_src: Tensor, events: Tensor, layout: Layout, incidence: Layout) -> Tensor:
-        key = self._weight(self.lin_key)
+    def _queries(self, x_dst: Tensor, now: Tensor) -> Tensor | None:
+        """Return what meets events as they are: queries that have gone through the map of the keys, scaled.
+
+        z is a row's features and a constant, so that the maps of queries and keys meet before they meet the rows.
+        """
         if self.lin_query is None:
-            node, event = torch.einsum("c,hcd->hd", self.att, key).split([self.in_channels, events.size(1)], dim=1)
-            return (x_src @ node.T).index_select(0, layout.edge_index[0]) + events @ event.T
-        q = self.lin_query(z).view(-1, self.heads, self.width // self.heads) * (self.width // self.heads) ** -0.5
-        node, event = torch.einsum("nhc,hcd->nhd", q, key).split([self.in_channels, events.size(1)], dim=2)
-        scores = ops.sddmm(node.contiguous(), x_src.unsqueeze(1), layout, backend=self.backend)
-        return scores + ops.sddmm(event.contiguous(), events.unsqueeze(1), incidence, backend=self.backend)
+            return None
+        weight = self.lin_query.weight
+        query = torch.cat([weight[:, : self.in_channels], (weight @ now).unsqueeze(1)], dim=1)
+        maps = torch.bmm(query.view(self.heads, -1, self.in_channels + 1).mT, self._weight(self.lin_key))
+        maps, shift = maps.transpose(0, 1).flatten(1).split([self.in_channels, 1])
+        scale = (self.width // self.heads) ** -0.5
+        return torch.addmm(shift, x_dst, maps, beta=scale, alpha=scale).unflatten(1, (self.heads, self.width))
+
+    def _bias(self, x_src: Tensor, events: Tensor, layout: Layout, prior: Tensor | None) -> Tensor | None:
+        """Return what is added to the scores: the prior, and in map mode the scores themselves."""
+        bias = None if prior is None else log_prior(prior).to(x_src.dtype).expand(-1, self.heads)
+        if self.att is None:
+            return bias
+        key = torch.einsum("c,hcd->hd", self.att, self._weight(self.lin_key))
+        node, event = key.split([self.in_channels, events.size(1)], dim=1)
+        scores = (x_src @ node.T).index_select(0, layout.edge_index[0]) + events @ event.T
+        return scores if bias is None else scores + bias
 
     def _weight(self, linear: nn.Linear) -> Tensor:
         return linear.weight.view(self.heads, self.width // self.heads, self.width)
 
-    def _finish(self, out: Tensor, z: Tensor, x_dst: Tensor) -> Tensor:
+    def _finish(self, out: Tensor, now: Tensor, x_dst: Tensor) -> Tensor:
         out = self.lin_out(out)
         out = out if self.mode == "product" else F.leaky_relu(out, 0.2)
+        z = torch.cat([x_dst, now[self.in_channels :].expand(x_dst.size(0), -1)], dim=1)
         out = self.norm(F.dropout(out, self.dropout, self.training) + z)
         return self.merge(torch.cat([out, x_dst], dim=1))

@@ -15,7 +15,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphattn.ops.kernels import Pattern, add_products_, by_heads, product, softmax_, softmax_backward_
+from graphattn.ops.kernels import (
+    Pattern,
+    add_products_,
+    blocks,
+    by_heads,
+    product,
+    sharing,
+    softmax_,
+    softmax_backward_,
+    sum_over_heads,
+)
 from graphattn.ops.layout import Layout, known_csc
 
 
@@ -34,7 +44,7 @@ def csr_sddmm(
     """Dot products ``a[h, row] . b[h, col]`` of every slot; ``b`` may have one head for all."""
     out = a.new_zeros(a.size(0), col.numel())
     shared = b.size(0) == 1
-    for heads, pattern in by_heads(Pattern(rowptr, col, b.size(1)), a.size(0), shared):
+    for heads, pattern in by_heads(Pattern(rowptr, col, b.size(1)), a.size(0), sharing if shared else blocks):
         add_products_(_flat(out[heads]), _flat(a[heads]), b[0] if shared else _flat(b[heads]), pattern)
     return out
 
@@ -57,7 +67,7 @@ def csr_spmm(
     """Weighted sums ``sum_col weights[h, slot] * x[h, col]`` of every row; ``x`` may have one head for all."""
     out = x.new_empty(weights.size(0), rowptr.numel() - 1, x.size(2))
     shared = x.size(0) == 1
-    for heads, pattern in by_heads(Pattern(rowptr, col, x.size(1)), weights.size(0), shared):
+    for heads, pattern in by_heads(Pattern(rowptr, col, x.size(1)), weights.size(0), sharing if shared else blocks):
         product(_flat(weights[heads]), x[0] if shared else _flat(x[heads]), pattern, _flat(out[heads]))
     return out
 
@@ -72,18 +82,12 @@ def csr_spmm_transposed(
     weights: Tensor, x: Tensor, colptr: Tensor, row: Tensor, slot: Tensor, sum_heads: bool
 ) -> Tensor:
     """Weighted sums over the transposed pattern, ``sum_row weights[h, slot] * x[h, row]``, one head or their sum."""
-    transposed = Pattern(colptr, row, x.size(1), slot)
-    if not sum_heads:
-        out = x.new_empty(x.size(0), colptr.numel() - 1, x.size(2))
-        for heads, pattern in by_heads(transposed, x.size(0)):
-            product(_flat(weights[heads]), _flat(x[heads]), pattern, _flat(out[heads]))
-        return out
-    # Added up head by head: the columns may be as many as the edges, and one result per head would be E x H x C.
-    total = x.new_zeros(colptr.numel() - 1, x.size(2))
-    part = torch.empty_like(total)
-    for weight, head in zip(weights, x, strict=True):
-        total += product(weight, head, transposed, part)
-    return total.unsqueeze(0)
+    if sum_heads:
+        return sum_over_heads(weights, x, (colptr, row, slot)).unsqueeze(0)
+    out = x.new_empty(x.size(0), colptr.numel() - 1, x.size(2))
+    for heads, pattern in by_heads(Pattern(colptr, row, x.size(1), slot), x.size(0)):
+        product(_flat(weights[heads]), _flat(x[heads]), pattern, _flat(out[heads]))
+    return out
 
 
 @csr_spmm_transposed.register_fake
@@ -267,7 +271,7 @@ def _attention_autograd(ctx, grad_out, grad_weights):  # type: ignore[no-untyped
     return dq, dk, dv, dbias if ctx.needs_input_grad[3] else None, *[None] * 7
 
 
-def _refuse_double_backward(ctx, *grads):  # type: ignore[no-untyped-def]
+def refuse_double_backward(ctx, *grads):  # type: ignore[no-untyped-def]
     raise RuntimeError("backend 'csr' has no double backward; pass backend='reference' to differentiate twice")
 
 
@@ -276,7 +280,7 @@ csr_spmm.register_autograd(_spmm_backward, setup_context=_sddmm_setup)
 csr_softmax.register_autograd(_softmax_autograd, setup_context=_softmax_setup)
 csr_attention.register_autograd(_attention_autograd, setup_context=_attention_setup)
 for _op in (csr_spmm_transposed, csr_softmax_backward, csr_attention_backward):
-    _op.register_autograd(_refuse_double_backward)
+    _op.register_autograd(refuse_double_backward)
 
 
 # What ops/attention.py calls #########################################################################################

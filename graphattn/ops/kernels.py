@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -53,8 +53,32 @@ class Pattern:
         return torch.sparse_csr_tensor(self.rowptr, self.col, values, size, check_invariants=False)
 
 
-def by_heads(pattern: Pattern, num_heads: int, shared: bool = False) -> Iterator[tuple[slice, Pattern]]:
-    """Yield groups of heads with the pattern of each: one block per head, or the same columns for all if ``shared``."""
+def blocks(pattern: Pattern, count: int) -> Pattern:
+    """Lay the patterns of some heads along the diagonal: each has rows and columns of its own."""
+    heads = _heads(pattern, count).unsqueeze(1)
+    slot = None if pattern.slot is None else (pattern.slot + heads * pattern.col.numel()).flatten()
+    col = (pattern.col + heads * pattern.num_cols).flatten()
+    return Pattern(_stacked_rows(pattern, heads), col, count * pattern.num_cols, slot, pattern)
+
+
+def sharing(pattern: Pattern, count: int) -> Pattern:
+    """Lay the patterns of some heads below one another: the columns are the same for all."""
+    rowptr = _stacked_rows(pattern, _heads(pattern, count).unsqueeze(1))
+    return Pattern(rowptr, pattern.col.repeat(count), pattern.num_cols, None, pattern)
+
+
+def beside(pattern: Pattern, count: int) -> Pattern:
+    """Lay the patterns of some heads beside one another: a product then sums over the heads."""
+    heads = _heads(pattern, count)
+    slot = None if pattern.slot is None else (pattern.slot.unsqueeze(1) + heads * pattern.col.numel()).flatten()
+    col = (pattern.col.unsqueeze(1) + heads * pattern.num_cols).flatten()
+    return Pattern(pattern.rowptr * count, col, count * pattern.num_cols, slot, pattern)
+
+
+def by_heads(
+    pattern: Pattern, num_heads: int, tile: Callable[[Pattern, int], Pattern] = blocks
+) -> Iterator[tuple[slice, Pattern]]:
+    """Yield groups of heads with the pattern of each."""
     num_rows, num_slots = pattern.rowptr.numel() - 1, pattern.col.numel()
     fitting = min(_GROUPED_SLOTS // max(num_slots, 1), (2**31 - 1) // max(num_rows, pattern.num_cols, 1))
     step = max(1, min(num_heads, fitting))
@@ -63,18 +87,18 @@ def by_heads(pattern: Pattern, num_heads: int, shared: bool = False) -> Iterator
         heads = slice(start, min(start + step, num_heads))
         count = heads.stop - start
         if count not in tiled:
-            tiled[count] = _tile(pattern, count, shared)
+            tiled[count] = tile(pattern, count)
         yield heads, tiled[count]
 
 
-def _tile(pattern: Pattern, count: int, shared: bool) -> Pattern:
-    block = torch.arange(count, device=pattern.col.device, dtype=pattern.col.dtype).unsqueeze(1)
+def _heads(pattern: Pattern, count: int) -> Tensor:
+    return torch.arange(count, device=pattern.col.device, dtype=pattern.col.dtype)
+
+
+def _stacked_rows(pattern: Pattern, heads: Tensor) -> Tensor:
     num_slots = pattern.col.numel()
-    rowptr = (pattern.rowptr[:-1] + block * num_slots).flatten()
-    rowptr = torch.cat([rowptr, rowptr.new_full((1,), count * num_slots)])
-    col = pattern.col.repeat(count) if shared else (pattern.col + block * pattern.num_cols).flatten()
-    slot = None if pattern.slot is None else (pattern.slot + block * num_slots).flatten()
-    return Pattern(rowptr, col, pattern.num_cols if shared else count * pattern.num_cols, slot, pattern)
+    rowptr = (pattern.rowptr[:-1] + heads * num_slots).flatten()
+    return torch.cat([rowptr, rowptr.new_full((1,), heads.numel() * num_slots)])
 
 
 def add_products_(values: Tensor, a: Tensor, b: Tensor, pattern: Pattern, scale: float = 1.0) -> None:
@@ -97,6 +121,22 @@ def product(values: Tensor, x: Tensor, pattern: Pattern, out: Tensor) -> Tensor:
     # Only MKL builds multiply a CPU CSR matrix; the reduction kernel is torch's own and always there. With ``out``, mm
     # keeps its dtype in a backward under autocast, which otherwise asks MKL for bfloat16 kernels that do not exist.
     return torch.mm(matrix, x, out=out) if _HAS_MKL else out.copy_(torch.sparse.mm(matrix, x, "sum"))
+
+
+def sum_over_heads(values: Tensor, x: Tensor, csc: tuple[Tensor, ...]) -> Tensor:
+    """Sum ``values[h] * x[h, row]`` over heads and the entries of each column.
+
+    The product itself adds up the heads: columns may be as many as edges, and a result per head would be E x H x C.
+    """
+    colptr, row, slot = csc
+    parts = (
+        product(values[heads].flatten(), x[heads].flatten(0, 1), pattern, x.new_empty(colptr.numel() - 1, x.size(2)))
+        for heads, pattern in by_heads(Pattern(colptr, row, x.size(1), slot), x.size(0), beside)
+    )
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
 
 
 def row_sums(values: Tensor, pattern: Pattern) -> Tensor:

@@ -205,10 +205,13 @@ class Layout:
         With it the two kernels also serve edge features, which stay [E, D] and are never copied per head.
         """
         rowptr, col, perm = self.csr()
-        edges = torch.arange(self.num_edges, device=col.device)
-        edge_index = torch.stack([edges, self.edge_index[1].long()])
-        slots = (edges if perm is None else perm).to(col.dtype)
-        return Layout(edge_index, self.num_rows, self.num_edges, (rowptr, slots, perm))
+        edges, target = torch.arange(self.num_edges + 1, device=col.device), self.edge_index[1]
+        colptr, edges = edges.to(col.dtype), edges[:-1]
+        # A column has one entry, so that the transpose needs no sorting.
+        slot = edges if perm is None else torch.empty_like(perm).index_copy_(0, perm, edges)
+        csr = rowptr, (edges if perm is None else perm).to(col.dtype), perm
+        csc = colptr, target.to(col.dtype), slot
+        return Layout(torch.stack([edges, target.long()]), self.num_rows, self.num_edges, csr, csc)
 
     def with_self_loops(self) -> tuple[Layout, Tensor]:
         """Return the graph with one loop per node appended, and which of all its edges count; computed once.

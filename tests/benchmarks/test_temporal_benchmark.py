@@ -55,8 +55,9 @@ def test_quick_run_measures_everything_and_resumes(
         assert 0 <= best["test"] <= 1
     speed = results["speed"]["cases"]["quick"]
     assert speed["status"] == "ok", speed
-    assert speed["ratio"] > 0
-    assert len(speed["ratios"]) == 9
+    assert set(speed["ratio"]) == set(speed["ratios"]) == {"equal", "example"}
+    assert min(speed["ratio"].values()) > 0
+    assert all(len(ratios) == 9 for ratios in speed["ratios"].values())
     text = (tmp_path / "temporal.json").read_text()
     assert json.loads(text) == results
     assert str(FOLDER.parent) not in text
@@ -107,8 +108,8 @@ def test_report_says_by_how_much_and_what_is_missed(temporal: ModuleType, tmp_pa
         one = {**entry["seeds"]["0"], "inductive": None}
         entry["seeds"] = {str(seed): {**one, "test": score} for seed, score in enumerate(scores)}
     results["speed"]["cases"] = {
-        "fast": {**results["speed"]["cases"]["quick"], "ratio": 2.5},
-        "slow": {**results["speed"]["cases"]["quick"], "ratio": 1.5},
+        "fast": {**results["speed"]["cases"]["quick"], "ratio": {"equal": 2.5, "example": 2.5}},
+        "slow": {**results["speed"]["cases"]["quick"], "ratio": {"equal": 2.5, "example": 1.5}},
     }
     path.write_text(json.dumps(results))
     assert run(temporal, tmp_path, "--report") == results
@@ -116,12 +117,13 @@ def test_report_says_by_how_much_and_what_is_missed(temporal: ModuleType, tmp_pa
     assert "| CollegeMsg | TGAT | 82.0 ± 2.8 | – | 2 |" in text
     assert "- CollegeMsg: TGAT is 3.0 points **below** TGN (PyG's example) and 12.0 points above GAT" in text
     assert "- CollegeMsg: TemporalNet is 5.0 points above TGN (PyG's example) and 20.0 points above GAT" in text
-    assert "Less than 2x: slow." in text
+    assert "Less than 2x the layer of the example: slow." in text
+    assert "Less than 2x the layer of equal function" not in text
 
 
-def test_both_layers_see_the_same_events(temporal: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_layers_see_the_same_events(temporal: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     speed = sys.modules["_temporal_speed"]
-    seen: dict[str, list[Any]] = {"_Attention": [], "_Transformer": []}
+    seen: dict[str, list[Any]] = {"_Attention": [], "_EqualTransformer": [], "_Transformer": []}
     for name, calls in seen.items():
         layer = getattr(speed, name)
         forward = layer.forward
@@ -135,12 +137,13 @@ def test_both_layers_see_the_same_events(temporal: ModuleType, monkeypatch: pyte
     for edge_dim in (0, 1):
         found = speed.measure(stream().data, speed.Case(10, 3, edge_dim), repeats=1)
         assert found["seconds"]["ours"] > 0
-    ours, theirs = seen.values()
-    assert len(ours) == len(theirs) == 2 * 9 * 2
-    for one, other in zip(ours, theirs, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
-        assert one[4] == other[4]
-        assert bool((one[1] > 0).all())
+    ours, *peers = seen.values()
+    assert len(ours) == 2 * 9 * 2
+    for theirs in peers:
+        for one, other in zip(ours, theirs, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
+            assert one[4] == other[4]
+            assert bool((one[1] > 0).all())
 
 
 @pytest.mark.slow

@@ -45,6 +45,10 @@ def _samples(name: str, graph: Graph, dtype: torch.dtype) -> list[tuple[Any, ...
     keep = torch.rand(HEADS, e) > 0.5
     plain = (None, weights, q.detach(), k.detach(), v.detach(), weights, None, 0.5, False, rowptr, col, *csc)
     full = (out.detach(), weights, q.detach(), k.detach(), v.detach(), weights, keep, 0.5, True, rowptr, col, *csc)
+    wide, x, attr = random(HEADS, n, CHANNELS + 2), random(m, CHANNELS), random(e, 2)
+    _, *edge = layout.incidence().pattern(attr)
+    both, alone = (wide, x, attr, edges, keep, HEADS), (None, x, attr, edges, None, HEADS)
+    fixed = tuple(part.detach() for part in (wide, x, attr, weights))
     samples: dict[str, list[tuple[Any, ...]]] = {
         "csr_layout": [(graph.edge_index, n, m), (graph.edge_index.int(), n, m)],
         "csc_layout": [(rowptr, col, m)],
@@ -58,6 +62,14 @@ def _samples(name: str, graph: Graph, dtype: torch.dtype) -> list[tuple[Any, ...
             (q, k, v, edges, keep, 0.5, rowptr, col, *csc),
         ],
         "csr_attention_backward": [plain, full],
+        "csr_shared_attention": [
+            (*both, rowptr, col, *csc, *edge),
+            (*alone, rowptr, col, *none, edge[0], *none),
+        ],
+        "csr_shared_attention_backward": [
+            (fixed[0], weights, *fixed, keep, True, True, rowptr, col, *csc, *edge),
+            (fixed[0], weights, None, *fixed[1:], None, False, False, rowptr, col, *none, edge[0], *none),
+        ],
     }
     return samples[name]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,13 +138,34 @@ def elapsed(t: Tensor, s: Tensor) -> Tensor:
 
 
 def phases(t: Tensor, frequencies: Tensor, dtype: torch.dtype, shift: Tensor | None = None) -> Tensor:
-    """Angles ``t * frequencies + shift`` in [0, 2 pi), in at least float32.
+    """Angles ``t * frequencies + shift`` in (-2 pi, 2 pi), in at least float32.
 
     Whole turns are taken off in float64: sines of float32 then lose nothing at large times.
     """
-    angle = check_times("t", t).unsqueeze(-1).double() * frequencies
-    angle = angle if shift is None else angle + shift
-    return angle.remainder_(2 * math.pi).to(torch.promote_types(dtype, torch.float32))
+    times = check_times("t", t).double().flatten()
+    shift = torch.zeros_like(frequencies) if shift is None else shift
+    angle = _Phases.apply(times, frequencies, shift, torch.promote_types(dtype, torch.float32))
+    return angle.view(*t.shape, frequencies.numel())
+
+
+class _Phases(torch.autograd.Function):
+    """Count angles in turns, for a fraction is far faster than a remainder; gradients stay in the dtype of angles."""
+
+    @staticmethod
+    def forward(t: Tensor, frequencies: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+        turns = torch.addr(shift / (2 * math.pi), t, frequencies / (2 * math.pi))
+        return turns.frac_().mul_(2 * math.pi).to(dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        of_t, of_frequencies, of_shift, _ = ctx.needs_input_grad
+        t, frequencies = (values.to(grad.dtype) for values in ctx.saved_tensors)
+        found = grad @ frequencies if of_t else None, t @ grad if of_frequencies else None
+        return *found, grad.sum(dim=0) if of_shift else None, None
 
 
 def log_grid(low: float, high: float, steps: int) -> Tensor:
