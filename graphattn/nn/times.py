@@ -81,5 +81,5 @@ def fuse(
     if fusion == "add":
         return encoded if edge_attr is None else edge_attr + encoded
     if edge_attr is None:
-        return F.pad(encoded, (edge_dim or 0, 0))
+        return F.pad(encoded, (edge_dim, 0)) if edge_dim else encoded
     return torch.cat([edge_attr, encoded], dim=1)

@@ -118,9 +118,10 @@ def product(values: Tensor, x: Tensor, pattern: Pattern, out: Tensor) -> Tensor:
     if values.numel() == 0:
         return out.zero_()
     matrix = pattern.matrix(values if pattern.slot is None else values.index_select(0, pattern.slot))
-    # Only MKL builds multiply a CPU CSR matrix; the reduction kernel is torch's own and always there. With ``out``, mm
-    # keeps its dtype in a backward under autocast, which otherwise asks MKL for bfloat16 kernels that do not exist.
-    return torch.mm(matrix, x, out=out) if _HAS_MKL else out.copy_(torch.sparse.mm(matrix, x, "sum"))
+    # Only MKL builds multiply a CPU CSR matrix; the reduction kernel is torch's own and always there. With ``out``,
+    # addmm keeps its dtype in a backward under autocast, which otherwise asks MKL for bfloat16 kernels that do not
+    # exist. It adds nothing here, and mm would first make zeros of the size of the result and copy them.
+    return torch.addmm(out, matrix, x, beta=0.0, out=out) if _HAS_MKL else out.copy_(torch.sparse.mm(matrix, x, "sum"))
 
 
 def sum_over_heads(values: Tensor, x: Tensor, csc: tuple[Tensor, ...]) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from graphattn.ops import Layout
+from graphattn.ops.kernels import Pattern, product
 from graphattn.ops.shared import shared_attention
 
 EPS = torch.finfo(torch.float64).eps
@@ -55,6 +58,15 @@ def test_dropout_is_the_same_on_both_paths() -> None:
         sums.append(shared_attention(given["q"], given["x"], given["edge_attr"], layout, dropout=0.5, backend=backend))
     for fused, plain in zip(*sums, strict=True):
         torch.testing.assert_close(fused, plain, rtol=0, atol=256 * EPS * plain.abs().max().item())
+
+
+def test_a_product_does_not_read_what_its_result_held() -> None:
+    pattern = Pattern(torch.tensor([0, 2, 2, 3]), torch.tensor([0, 1, 1]), num_cols=2)
+    values, x = torch.randn(3).double(), torch.randn(2, 4).double()
+    truth = torch.stack([values[:2] @ x, torch.zeros(4).double(), values[2] * x[1]])
+    for out in (torch.full((3, 4), math.nan).double(), torch.full((3, 8), math.inf).double()[:, 4:]):
+        assert product(values, x, pattern, out) is out
+        torch.testing.assert_close(out, truth, rtol=0, atol=8 * EPS * truth.abs().max().item())
 
 
 def test_bad_inputs() -> None:
