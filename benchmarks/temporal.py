@@ -109,7 +109,7 @@ def _run(
 
 
 def measure_speed(results: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
-    """Time a step of both layers in every case."""
+    """Time a step of each layer in every case."""
     stream = load_events("CollegeMsg", args).data
     cases = results["speed"].setdefault("cases", {})
     for name, case in tqdm(speed.cases(args).items(), desc="speed"):
