@@ -59,6 +59,7 @@ def reset_peak_memory(device: torch.device) -> None:
         >>> reset_peak_memory(torch.device("cpu"))
     """
     if device.type == "cuda":
+        torch.cuda.init()  # before the first tensor there, the next call knows of no device
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
