@@ -352,7 +352,7 @@ def choose_backend(name: str, layout: Layout, *inputs: Tensor, edge_attr: Tensor
     ``edge_attr`` are features that are scored or attended with the channels.
     """
     device = layout.edge_index.device
-    channels = max((x.size(2) for x in inputs if x.dim() == 3), default=1)
+    channels = max([1, *[x.size(2) for x in inputs if x.dim() == 3]])
     widest = channels if edge_attr is None else max(channels, edge_attr.size(1))
     if name == "auto":
         name = _fastest(layout, inputs, inputs[0].size(1), channels, widest)

@@ -51,9 +51,14 @@ def widen(*tensors: Tensor | None) -> tuple[list[Any], torch.dtype]:
     return [x if x is None else x.to(wide) for x in tensors], dtype
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Keep autocast from narrowing what :func:`widen` has widened."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    if _has_autocast(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
