@@ -91,8 +91,8 @@ def kernel_costs(problem: Problem) -> dict[str, Cost]:
     """Return the cost of each kernel of a forward and a backward pass.
 
     The projections of queries and sums that stand in for those of edge features are products of matrices with a row a
-    node, and are not counted; nor is the copy of the features into the order of the rows, nor what the groups of slots
-    sum of a projection's gradient, which has the same size for any graph.
+    node, and are not counted; nor is the copy of the features into the order of the rows. Gradients of what additive
+    scores add up at an edge are written and read in pieces that stay in the cache.
     """
     size, heads = problem.itemsize, problem.heads
     key, value, edge = problem.key_width, problem.value_width, problem.edge_width

@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from graphattn.ops.triton import kernels
-from graphattn.ops.triton.launch import BLOCK_CHANNELS, MAX_REGISTERS, NUM_WARPS, tile
+from graphattn.ops.triton.launch import BLOCK_CHANNELS, NUM_WARPS, registers, tile
 from graphattn.ops.triton.support import DTYPES
 
 TARGETS = (80, 90)
@@ -69,7 +69,7 @@ def compile_kernel(variant: Variant, target: int) -> dict[str, Any]:
     """Compile a kernel with the argument types of a launch; return its stages, ``"ptx"`` and ``"cubin"`` among them."""
     name, dtype, channels = variant
     kernel = getattr(kernels, name)
-    constants = {**tile(name, channels, dtype.itemsize), "ACC": triton.language.float32}
+    constants = {**tile(name, channels), "ACC": triton.language.float32}
     types = {**_INDICES, **_WORDS, **NUMBERS, **dict.fromkeys(FEATURES, f"*{TYPES[dtype]}")}
     types |= dict.fromkeys(constants, "constexpr")
     signature, aligned = {}, {}
@@ -79,7 +79,7 @@ def compile_kernel(variant: Variant, target: int) -> dict[str, Any]:
         signature[parameter.name] = kind
         if kind.startswith("*") and not parameter.do_not_specialize_on_alignment:
             aligned[(parameter.num,)] = [["tt.divisibility", 16]]
-    options = {"num_warps": NUM_WARPS, "maxnreg": MAX_REGISTERS}
+    options = {"num_warps": NUM_WARPS, "maxnreg": registers(name, channels)}
     source = ASTSource(kernel, signature, constants, aligned)
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options).asm
 
@@ -105,7 +105,7 @@ def expected_loads(variant: Variant) -> int:
     name, dtype, channels = variant
     if name == "combine":  # whose programs read one short row at a time
         return 0
-    block = tile(name, channels, dtype.itemsize)
+    block = tile(name, channels)
     operands = 1 if name == "products" else 2
     return operands * block["BLOCK_E"] * block["BLOCK_C"] * dtype.itemsize // (16 * 32 * NUM_WARPS)
 
@@ -117,7 +117,7 @@ def measure(variants: list[Variant]) -> Iterator[dict[str, Any]]:
         for target in TARGETS:
             found = resources(compile_kernel(variant, target))
             warps = min(_MAX_WARPS, _REGISTERS // (32 * -(-found["registers"] // 8) * 8))
-            shape = tile(name, channels, dtype.itemsize)
+            shape = tile(name, channels)
             yield {"kernel": name, "dtype": TYPES[dtype], **shape, "target": f"sm_{target}", **found, "warps": warps}
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphattn.ops.inputs import without_autocast
 from graphattn.ops.layout import slot_rows
-from graphattn.ops.triton.launch import Launch, group_size, run_groups
+from graphattn.ops.triton.launch import Launch, run_slots
 from graphattn.ops.triton.operators import dot_scoring, ready, refuse_double_backward, scoring, wide_dtype
 
+CHUNK_BYTES = 32 << 20  # of gradients that are written and read again: less than an L2 cache holds
 _OF_DOTS = {"edge_query", "edge_units", "scale", "additive", "grad_edge_sums"}  # what pairs that are added do without
 
 
@@ -136,29 +138,39 @@ def _pair_gradients(
     rowptr: Tensor,
     col: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the edges' features and of their projection in additive scores."""
-    num_edges, heads, dtype = col.numel(), edge_proj.size(1), given["v"].dtype
-    wide = wide_dtype(given["v"])
-    group = group_size(num_edges, edge_proj.numel() * wide.itemsize)
-    groups = -(-num_edges // group)
+    """Gradients of the edges' features and of their projection in additive scores.
+
+    Both are products with the gradients of W e, which have a value for every edge, head and channel. So those are made
+    for some edges at a time, and multiplied while they are in the cache.
+    """
+    num_edges, heads, wide = col.numel(), edge_proj.size(1), wide_dtype(given["v"])
+    proj = edge_proj.flatten(1).to(wide)
+    step = max(1, CHUNK_BYTES // (proj.size(1) * wide.itemsize))
     dedge = edge_attr.new_empty(edge_attr.shape if edge_grad else 0)
-    part_proj = edge_proj.new_zeros(groups, *edge_proj.shape, dtype=wide)
-    run_groups(
-        "backward_pairs",
-        groups,
-        max(channels, edge_attr.size(1)),
-        dtype,
-        **{name: x for name, x in given.items() if name not in _OF_DOTS},
-        has_edge_grad=int(edge_grad),
-        rows=slot_rows(rowptr, num_edges),
-        index=col,
-        num_edges=num_edges,
-        group=group,
-        heads=heads,
-        grad_edge_attr=dedge,
-        part_edge_proj=part_proj,
-    )
-    return dedge, part_proj.sum(dim=0).to(edge_proj.dtype)
+    dproj = torch.zeros_like(proj)
+    grad_pairs = proj.new_empty(min(step, num_edges), proj.size(1))
+    rows = slot_rows(rowptr, num_edges)
+    with without_autocast(col.device):
+        for first in range(0, num_edges, step):
+            stop = min(first + step, num_edges)
+            some = grad_pairs[: stop - first]
+            run_slots(
+                "backward_pairs",
+                stop - first,
+                heads,
+                channels,
+                given["v"].dtype,
+                **{name: x for name, x in given.items() if name not in _OF_DOTS},
+                rows=rows,
+                index=col,
+                first=first,
+                stop=stop,
+                grad_pairs=some,
+            )
+            dproj.addmm_(edge_attr[first:stop].to(wide).mT, some)
+            if edge_grad:
+                dedge[first:stop] = some @ proj.mT
+    return dedge, dproj.view_as(edge_proj).to(edge_proj.dtype)
 
 
 @triton_attention_backward.register_fake

@@ -13,10 +13,22 @@ from graphattn.ops.triton.forward import triton_attention
 from graphattn.ops.triton.operators import UNIT, wide_dtype
 from graphattn.ops.triton.products import triton_sddmm, triton_spmm
 
+_GROUP = 1024  # rows
+
 
 def _padded(x: Tensor) -> Tensor:
     """Fill the channels up to a whole number of units."""
     return pad(x, (0, -x.size(-1) % UNIT)) if x.size(-1) % UNIT else x
+
+
+def _by_heads(x: Tensor, proj: Tensor) -> Tensor:
+    """Multiply every head of the rows with its matrix [heads, channels, width].
+
+    In groups of rows: the gradient of a matrix is a sum over all rows, for which a GPU would have one block a head.
+    """
+    groups = pad(x, (0, 0, 0, 0, 0, -x.size(0) % _GROUP)).unflatten(0, (-1, _GROUP))
+    out = torch.einsum("gnhc,ghcd->gnhd", groups, proj.expand(groups.size(0), -1, -1, -1))
+    return out.flatten(0, 1)[: x.size(0)]
 
 
 def _to_slots(values: Tensor, layout: Layout) -> Tensor:
@@ -78,11 +90,11 @@ def attention(
     proj = edge_proj.to(wide_dtype(v))
     edges: dict[str, Any] = {
         "edge_attr": _padded(_to_slots(edge_attr, layout)),
-        "edge_query": _padded(torch.einsum("nhc,hcd->nhd", q.to(proj.dtype), proj[:, : q.size(2)])),
+        "edge_query": _padded(_by_heads(q.to(proj.dtype), proj[:, : q.size(2)])),
     }
     out, sums, weights = _attend(q, k, v, layout, bias, dropout, return_weights, scale=scale, **edges)
     if edge_values:
-        out = out + torch.einsum("nhd,hcd->nhc", sums[..., : edge_attr.size(1)], proj)
+        out = out + _by_heads(sums[..., : edge_attr.size(1)], proj.mT)
     return out, weights
 
 

@@ -12,35 +12,34 @@ from graphattn.ops.triton.operators import UNIT, wide_dtype
 
 SEGMENT = 1024
 
-# Channels of a tile are the next of these; its neighbours follow from the values that a program holds of each operand,
-# in half and in single precision, as many as no kernel spills.
-BLOCK_CHANNELS = (32, 64, 128, 256, 512)
-TILES = {
-    "forward": (1024, 512),
-    "backward_rows": (512, 512),
-    "backward_columns": (512, 512),
-    "backward_edges": (512, 512),
-    "backward_pairs": (512, 256),
-    "products": (1024, 1024),
-}
-# Groups of slots, each with sums of its own: enough to fill a GPU, and no more than their sums may take.
-MOST_GROUPS, GROUP_BYTES, GROUP_STEP = 2048, 64 << 20, 16
-_CHUNK = 64  # channels that products and combine take at a time
-# One warp a program; 12 of them share an SM's 65,536 registers. Left to itself, ptxas spills some kernels to fit 16.
-NUM_WARPS, MAX_REGISTERS = 1, 168
-LAUNCH = {"num_warps": NUM_WARPS} | ({} if torch.version.hip else {"maxnreg": MAX_REGISTERS})
+# Of a tile: its channels, the next of these, then its neighbours and the registers of a thread. Fewer registers leave
+# room for more programs, 16 of them for 112 registers, which hides more of the latency of loads: on an H100, these
+# were the fastest with which no kernel spills.
+TILES = {8: (16, 80), 16: (8, 80), 32: (8, 88), 64: (4, 112), 128: (4, 168), 256: (2, 168), 512: (1, 168)}
+BLOCK_CHANNELS = tuple(TILES)
+# Products and combine take so many channels at a time, of so many neighbours.
+_CHUNK, _PRODUCTS = 64, 16
+_MOST_REGISTERS, _OF_EDGES = 168, 112  # by default, and for edges' features, which have two more operands
+NUM_WARPS = 1
 MAX_PROGRAMS = 2**31  # of one launch, and indices of 32 bits
 
 
-def tile(kernel: str, channels: int, itemsize: int) -> dict[str, int]:
+def tile(kernel: str, channels: int) -> dict[str, int]:
     """Choose the block sizes of a kernel for heads of some width."""
-    if kernel in ("products", "combine"):
-        width = _CHUNK
-    else:
-        width = next(block for block in BLOCK_CHANNELS if block >= channels)
     if kernel == "combine":
-        return {"BLOCK_C": width}
-    return {"BLOCK_C": width, "BLOCK_E": TILES[kernel][itemsize > 2] // width}
+        return {"BLOCK_C": _CHUNK}
+    if kernel == "products":
+        return {"BLOCK_C": _CHUNK, "BLOCK_E": _PRODUCTS}
+    width = next(block for block in BLOCK_CHANNELS if block >= channels)
+    return {"BLOCK_C": width, "BLOCK_E": TILES[width][0]}
+
+
+def registers(kernel: str, channels: int) -> int:
+    """Return how many registers a thread of a kernel may take; left to itself, ptxas spills some to fit more warps."""
+    if kernel in ("products", "combine"):
+        return _MOST_REGISTERS
+    most = TILES[tile(kernel, channels)["BLOCK_C"]][1]
+    return max(most, _OF_EDGES) if kernel == "backward_edges" else most
 
 
 def _segments(pointer: Tensor, num_edges: int) -> tuple[Tensor, Tensor, int]:
@@ -119,16 +118,11 @@ class Launch:
         )
 
 
-def group_size(num_edges: int, bytes_of_sums: int) -> int:
-    """Choose how many slots, from shapes alone, a program walks that keeps sums of some bytes."""
-    most = max(1, min(MOST_GROUPS, GROUP_BYTES // max(1, bytes_of_sums)))
-    return max(1, -(-num_edges // (most * GROUP_STEP))) * GROUP_STEP
-
-
-def run_groups(kernel: str, groups: int, channels: int, dtype: torch.dtype, **arguments: Any) -> None:
-    """Run a kernel whose programs take a group of slots each, whatever rows they belong to."""
-    if groups:
-        getattr(_kernels(), kernel)[(groups,)](**arguments, **_options(kernel, channels, dtype))
+def run_slots(kernel: str, slots: int, heads: int, channels: int, dtype: torch.dtype, **arguments: Any) -> None:
+    """Run a kernel whose programs take a tile of slots and a head each, whatever rows they belong to."""
+    options = _options(kernel, channels, dtype)
+    programs = -(-slots // options["BLOCK_E"]) * heads
+    getattr(_kernels(), kernel)[(programs,)](heads=heads, **arguments, **options)
 
 
 def _kernels() -> Any:
@@ -140,7 +134,8 @@ def _kernels() -> Any:
 
 def _options(kernel: str, channels: int, dtype: torch.dtype) -> dict[str, Any]:
     """Return what every launch chooses by dtype and width alone."""
-    return {**tile(kernel, channels, dtype.itemsize), "ACC": _accumulator(dtype), **LAUNCH}
+    limit = {} if torch.version.hip else {"maxnreg": registers(kernel, channels)}
+    return {**tile(kernel, channels), "ACC": _accumulator(dtype), "num_warps": NUM_WARPS, **limit}
 
 
 def _accumulator(dtype: torch.dtype) -> Any:

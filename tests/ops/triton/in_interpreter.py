@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphattn.nn import AttentionConv
 from graphattn.ops import Layout, additive_attention, edge_aggregate, edge_attention, reference
-from graphattn.ops.triton import calls, kernels, launch
+from graphattn.ops.triton import backward, calls, kernels, launch
 from tests.budget import assert_within_budget
 from tests.ops.cases import GRAPHS, HEADS, OPS, Graph, Op, random_graph, run
 
@@ -127,23 +127,21 @@ def test_every_width_of_edge_features_inside_a_score(channels: int, edge_dim: in
         assert_within_budget(found[name], truth[name], truth[name], longest_row=longest, name=name)
 
 
-@pytest.mark.parametrize(("most", "step"), [(1, 1), (3, 1), (2048, 5)])
-def test_a_projection_is_summed_by_groups_of_slots(most: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One group of several tiles with a ragged last, few groups, and groups that end within a row and within a tile."""
-    monkeypatch.setattr(launch, "MOST_GROUPS", most)
-    monkeypatch.setattr(launch, "GROUP_STEP", step)
-    graph = GRAPHS["duplicates"]
-    assert_agrees(ADDITIVE["gatv2_all"], ADDITIVE["gatv2_all"].inputs(graph), graph)
+@pytest.mark.parametrize("slots", [1, 7, 17])
+def test_a_projection_is_multiplied_by_some_edges_at_a_time(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot at a time, and chunks that end within a row and within a tile."""
+    graph, op = GRAPHS["duplicates"], ADDITIVE["gatv2_all"]
+    monkeypatch.setattr(backward, "CHUNK_BYTES", slots * HEADS * 8 * 8)  # of eight channels in float64
+    assert_agrees(op, op.inputs(graph), graph)
 
 
-def test_groups_of_slots_cover_all_and_keep_to_their_bounds() -> None:
-    for num_edges in (0, 1, 16, 17, 32_768, 32_769, 10**9):
-        for size in (32, 10_000, 1 << 20, 1 << 30):
-            group = launch.group_size(num_edges, size)
-            groups = -(-num_edges // group)
-            assert groups <= launch.MOST_GROUPS
-            assert groups <= 1 or groups * size <= launch.GROUP_BYTES
-            assert group % launch.GROUP_STEP == 0
+def test_the_only_neighbour_has_no_gradient_of_its_score() -> None:
+    """Not the rounding of one: its weight is 1 whatever the score."""
+    graph = Graph(torch.stack([torch.zeros(50, dtype=torch.long), torch.arange(50)]), 50, 3)
+    for op in (OPS["attention_all"], ADDITIVE["gatv2_all"]):
+        found = run(op, op.inputs(graph, torch.float32), graph, backend="triton")
+        assert (found["gradient of q"] == 0).all()
+        assert (found["gradient of bias"] == 0).all()
 
 
 @pytest.mark.parametrize("fixed", ["edge_attr", "edge_proj"])
@@ -228,7 +226,7 @@ def test_a_bad_score_spoils_its_own_row_and_head_alone(bad: float) -> None:
 # Dropout #############################################################################################################
 
 
-def _attention_with_mask(x: dict[str, Tensor], graph: Graph, keep: Tensor) -> tuple[Tensor, Tensor | None]:
+def attention_with_mask(x: dict[str, Tensor], graph: Graph, keep: Tensor) -> tuple[Tensor, Tensor | None]:
     """Attend by the reference with a mask that is given."""
     layout = Layout(graph.edge_index, graph.num_rows, graph.num_cols)
     edges = x.get("edge_attr"), x.get("edge_proj")
@@ -258,7 +256,7 @@ def test_dropout_is_replayed_by_the_backward(which: str) -> None:
 
     torch.manual_seed(5)
     found = run(op, inputs, graph, backend="triton", dropout=0.5)
-    truth = run(Op(op.shapes, lambda x, *_: _attention_with_mask(x, graph, keep * 2.0)), inputs, graph)
+    truth = run(Op(op.shapes, lambda x, *_: attention_with_mask(x, graph, keep * 2.0)), inputs, graph)
     for name in truth:
         assert_within_budget(found[name], truth[name], truth[name], longest_row=graph.longest, name=name)
 
@@ -317,6 +315,7 @@ def test_nothing_of_the_size_of_edges_is_saved(op: str, width: int, monkeypatch:
     assert _of_edges(saved, graph) == expected
     given: list[Any] = []
     monkeypatch.setattr(launch, "_kernels", lambda: _Watched(given.append))
+    monkeypatch.setattr(backward, "CHUNK_BYTES", 2048)  # of gradients that edges have some at a time
     torch.autograd.grad(out.sum(), list(inputs.values()))
     assert given
     assert _of_edges(given, graph) == expected
@@ -389,7 +388,7 @@ class _Watched:
 
         def checked(grid: tuple[int, ...]) -> Any:
             def call(*args: Any, **named: Any) -> None:
-                assert {*kernel.arg_names[: len(args)], *named} - {*launch.LAUNCH} == {*kernel.arg_names}
+                assert {*kernel.arg_names[: len(args)], *named} - {"num_warps", "maxnreg"} == {*kernel.arg_names}
                 for x in (*args, *named.values()):
                     self.show(x)
                 kernel[grid](*args, **named)

@@ -13,8 +13,8 @@ W^T q, the ``edge_query``, and the row's sum of e, ``edge_sums``, beside the cha
 Of the softmax a row's maximum and sum are kept, from which the backward computes weights anew; a log-sum-exp in their
 place would be rounded in proportion to its size, and the weights with it.
 Gradients of queries are sums over rows, those of keys and values sums over columns of the transposed pattern, those of
-edges' features sums over the heads in one program, and that of their projection a sum over fixed groups of slots: no
-atomics, the same bits every time.
+edges' features sums over the heads in one program; in additive scores, theirs and those of their projection are
+products of matrices, of some edges at a time: no atomics, the same bits every time.
 
 Options of a call are run-time numbers, uniform over a program, so that few kernels serve all calls: a kernel is
 compiled per dtype and per power of two of channels. Widths come in units of eight channels, which lets every load and

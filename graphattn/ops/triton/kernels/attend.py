@@ -90,7 +90,7 @@ def forward(
         pairs = pair_tile(
             query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
         )
-        score = score_pairs(query, pairs, direction, additive, scale, slope)
+        score = score_pairs(query, pairs, direction, 0.0, edge_units, additive, scale, slope, ACC)
         if has_bias:
             score += tl.load(bias + offset(slot, heads, head), mask=valid, other=0.0)
         if has_scores:

@@ -1,4 +1,4 @@
-"""Gradients of the edges' features, each written once, and of their projection: one program serves all heads."""
+"""Gradients of the edges' features in dot products, and of what additive scores add up at an edge."""
 
 # mypy: ignore-errors
 # (kernels are written in Triton's language, which has Python's grammar but types of its own)
@@ -6,7 +6,6 @@
 import triton.language as tl
 
 from graphattn.ops.triton.kernels.tiles import (
-    UNIT,
     keep_factor,
     kernel,
     load_row,
@@ -76,7 +75,7 @@ def backward_edges(
             query = load_row(q, row, value_heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
             query += load_row(edge_query, row, value_heads, head, value_units, edge_units, BLOCK_C, ACC)[None, :]
             key = load_rows(k, column, valid, value_heads, head, 0, key_units, BLOCK_C, ACC) + feature
-            score = tl.sum(query * key, axis=1) * scale
+            score = score_pairs(query, key, query, 0.0, edge_units, 0, scale, 0.0, ACC)
             if has_bias:
                 score += tl.load(bias + place, mask=valid, other=0.0)
             grad = load_row(grad_out, row, value_heads, head, 0, value_units, BLOCK_C, ACC)[None, :]
@@ -107,12 +106,11 @@ def backward_pairs(
     grad_weights,
     normalizer,
     delta,
-    grad_edge_attr,
-    part_edge_proj,
+    grad_pairs,
     rows,
     index,
-    num_edges,
-    group,
+    first,
+    stop,
     heads,
     key_units,
     value_units,
@@ -123,60 +121,35 @@ def backward_pairs(
     has_bias,
     has_grad,
     has_dropout,
-    has_edge_grad,
     BLOCK_E: tl.constexpr,
     BLOCK_C: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Gradients of edges' features in additive scores and, as a part per group of slots, of their projection.
-
-    A projection's sums, edge features by channels, outgrow the registers: they are added up in the group's own part.
-    """
+    """Gradients of what additive scores add up, q + k + W e, for the slots from ``first`` on: one program a head."""
     program = tl.program_id(0)
-    first = program.to(index.dtype.element_ty) * group
-    stop = tl.minimum(first + group, num_edges)
-    channel = tl.arange(0, BLOCK_C)
-    width = key_units * UNIT
-    inside = channel < width
-    own_part = part_edge_proj + program.to(tl.int64) * edge_dim * heads * width
-    for begin in range(first, stop, BLOCK_E):
-        slot = begin + tl.arange(0, BLOCK_E)
-        valid = slot < stop
-        row = tl.load(rows + slot, mask=valid, other=0)
-        column = tl.load(index + slot, mask=valid, other=0)
-        feature_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
-        for head in range(0, heads):
-            at, place = offset(row, heads, head), offset(slot, heads, head)
-            value = load_rows(v, column, valid, heads, head, 0, value_units, BLOCK_C, ACC)
-            grad = load_rows(grad_out, row, valid, heads, head, 0, value_units, BLOCK_C, ACC)
-            to_weight = tl.sum(grad * value, axis=1)
-            if has_dropout:
-                to_weight *= keep_factor(seed, dropout, boost, slot, head).to(ACC)
-            direction = load_row(vector, program * 0, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
-            query = load_rows(q, row, valid, heads, head, 0, key_units, BLOCK_C, ACC)
-            key = load_rows(k, column, valid, heads, head, 0, key_units, BLOCK_C, ACC)
-            pairs = pair_tile(query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, 1, ACC)
-            score = score_pairs(query, pairs, direction, 1, 0.0, slope)
-            if has_bias:
-                score += tl.load(bias + place, mask=valid, other=0.0)
-            top = tl.load(normalizer + 2 * at, mask=valid, other=0.0)
-            total = tl.load(normalizer + 2 * at + 1, mask=valid, other=1.0)
-            shift = tl.load(delta + at, mask=valid, other=0.0)
-            _, to_score = softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad)
-            steep = to_score[:, None] * slope_of_scores(pairs, direction, 1, 0.0, slope)
-            for dim in range(0, edge_dim * has_edge_grad):
-                of_dim = load_row(edge_proj, program * 0 + dim, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
-                to_feature = tl.sum(steep * of_dim, axis=1)
-                feature_sums += tl.where(channel[None, :] == dim, to_feature[:, None], 0.0)
-            # The sums may be read by another thread than wrote them for the slots before.
-            tl.debug_barrier()
-            sums = own_part + head * width + channel
-            for dim in range(0, edge_dim):
-                feature = tl.load(edge_attr + offset(slot, edge_dim, dim), mask=valid, other=0.0).to(ACC)
-                so_far = tl.load(sums, mask=inside, other=0.0)
-                tl.store(sums, so_far + tl.sum(steep * feature[:, None], axis=0), mask=inside)
-                sums += heads * width
-        if has_edge_grad:
-            place = offset(slot, edge_dim, 0)[:, None] + channel[None, :]
-            mask = valid[:, None] & (channel < edge_dim)[None, :]
-            tl.store(grad_edge_attr + place, feature_sums.to(grad_edge_attr.dtype.element_ty), mask=mask)
+    tile = program // heads
+    head = program - tile * heads
+    place = tile * BLOCK_E + tl.arange(0, BLOCK_E)
+    slot = place.to(index.dtype.element_ty) + first
+    valid = slot < stop
+    row = tl.load(rows + slot, mask=valid, other=0)
+    column = tl.load(index + slot, mask=valid, other=0)
+    value = load_rows(v, column, valid, heads, head, 0, value_units, BLOCK_C, ACC)
+    grad = load_rows(grad_out, row, valid, heads, head, 0, value_units, BLOCK_C, ACC)
+    to_weight = tl.sum(grad * value, axis=1)
+    if has_dropout:
+        to_weight *= keep_factor(seed, dropout, boost, slot, head).to(ACC)
+    direction = load_row(vector, program * 0, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
+    query = load_rows(q, row, valid, heads, head, 0, key_units, BLOCK_C, ACC)
+    key = load_rows(k, column, valid, heads, head, 0, key_units, BLOCK_C, ACC)
+    pairs = pair_tile(query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, 1, ACC)
+    score = score_pairs(query, pairs, direction, 0.0, 0, 1, 0.0, slope, ACC)
+    of_slot, of_row = offset(slot, heads, head), offset(row, heads, head)
+    if has_bias:
+        score += tl.load(bias + of_slot, mask=valid, other=0.0)
+    top = tl.load(normalizer + 2 * of_row, mask=valid, other=0.0)
+    total = tl.load(normalizer + 2 * of_row + 1, mask=valid, other=1.0)
+    shift = tl.load(delta + of_row, mask=valid, other=0.0)
+    _, to_score = softmax_slopes(score, top, total, to_weight, shift, grad_weights, of_slot, valid, has_grad)
+    steep = to_score[:, None] * slope_of_scores(pairs, direction, 1, 0.0, slope)
+    store_rows(grad_pairs, place.to(tl.int64) * heads + head, valid, 0, key_units, steep, BLOCK_C)

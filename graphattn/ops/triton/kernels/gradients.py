@@ -117,7 +117,7 @@ def backward_rows(
         pairs = pair_tile(
             query, key, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
         )
-        score = score_pairs(query, pairs, direction, additive, scale, slope)
+        score = score_pairs(query, pairs, direction, 0.0, edge_units, additive, scale, slope, ACC)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)
         _, to_score = softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad)
@@ -192,7 +192,7 @@ def backward_columns(
     key = load_row(k, column, heads, head, 0, key_units, BLOCK_C, ACC)[None, :]
     value = load_row(v, column, heads, head, 0, value_units * (1 - linear), BLOCK_C, ACC)[None, :]
     direction = load_row(vector, column * 0, heads, head, 0, key_units * additive, BLOCK_C, ACC)[None, :]
-    HALF: tl.constexpr = BLOCK_C // 2
+    HALF: tl.constexpr = BLOCK_C // 2 if BLOCK_C > UNIT else BLOCK_C
     key_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     value_sums = tl.zeros([BLOCK_E, BLOCK_C], ACC)
     for begin in range(start, stop, BLOCK_E):
@@ -201,18 +201,18 @@ def backward_columns(
         row = tl.load(index + entry, mask=valid, other=0)
         slot = tl.load(slots + entry, mask=valid, other=0).to(row.dtype)
         place = offset(slot, heads, head)
-        edge_score, edge_weight = tl.zeros([BLOCK_E], ACC), tl.zeros([BLOCK_E], ACC)
+        edge_score, edge_weight = tl.zeros([BLOCK_E], tl.float64), tl.zeros([BLOCK_E], ACC)
         for done in range(0, edge_units, HALF // UNIT):
             feature = load_rows(edge_attr, slot, valid, 1, 0, -done, edge_units, HALF, ACC)
             of_row = load_rows(edge_query, row, valid, heads, head, -done, edge_units, HALF, ACC)
-            edge_score += tl.sum(feature * of_row, axis=1)
+            edge_score += tl.sum((feature * of_row).to(tl.float64), axis=1)
             of_row = load_rows(grad_edge_sums, row, valid, heads, head, -done, edge_units, HALF, ACC)
             edge_weight += tl.sum(feature * of_row, axis=1)
         query = load_rows(q, row, valid, heads, head, 0, key_units, BLOCK_C, ACC)
         pairs = pair_tile(
             key, query, edge_attr, edge_proj, slot, valid, heads, head, edge_dim, key_units, additive, ACC
         )
-        score = score_pairs(key, pairs, direction, additive, scale, slope)
+        score = score_pairs(key, pairs, direction, edge_score, edge_units, additive, scale, slope, ACC)
         if has_bias:
             score += tl.load(bias + place, mask=valid, other=0.0)
         grad = load_rows(grad_out, row, valid, heads, head, 0, value_units, BLOCK_C, ACC)
@@ -223,7 +223,6 @@ def backward_columns(
             weight = tl.where(valid, score, 0.0)
         else:
             to_weight = edge_weight + tl.sum(grad * value, axis=1)
-            score += edge_score * scale
             end = offset(row, heads, head)
             top = tl.load(normalizer + 2 * end, mask=valid, other=0.0)
             total = tl.load(normalizer + 2 * end + 1, mask=valid, other=1.0)

@@ -14,9 +14,9 @@ _NUMBERS = [
     *(
         "num_rows",
         "num_segments",
-        "num_edges",
+        "first",
+        "stop",
         "segment",
-        "group",
         "heads",
         "key_heads",
         "value_heads",
@@ -34,7 +34,6 @@ _NUMBERS = [
         "has_grad",
         "has_dropout",
         "has_scores",
-        "has_edge_grad",
     ),
 ]
 _ARRAYS = [
@@ -150,10 +149,16 @@ def pair_tile(
 
 
 @triton.jit
-def score_pairs(own, pairs, vector, additive, scale, slope):
-    """Score a tile of pairs."""
+def score_pairs(own, pairs, vector, edge_score, edge_units, additive, scale, slope, ACC: tl.constexpr):
+    """Score a tile of pairs, with what a dot product has besides from the features of edges.
+
+    Products with features are summed in float64: the kernels sum them in different orders, and weights that are
+    computed anew from a score of other bits no longer sum to 1.
+    """
     if additive:
         score = tl.sum(tl.where(pairs > 0, pairs, pairs * slope) * vector, axis=1)
+    elif edge_units:
+        score = (edge_score + tl.sum((own * pairs).to(tl.float64), axis=1)).to(ACC) * scale
     else:
         score = tl.sum(own * pairs, axis=1) * scale
     return score
@@ -170,11 +175,16 @@ def slope_of_scores(pairs, vector, additive, scale, slope):
 
 @triton.jit
 def softmax_slopes(score, top, total, to_weight, shift, grad_weights, place, valid, has_grad):
-    """Compute weights anew, and the gradient of their scores from that of the weights."""
+    """Compute weights anew, and the gradient of their scores from that of the weights.
+
+    A neighbour that is alone in its row has the weight 1 whatever its score, whose gradient is then no difference of
+    two roundings, but 0.
+    """
     weight = tl.where(valid, tl.exp(score - top) / total, 0.0)
     if has_grad:
         to_weight += tl.load(grad_weights + place, mask=valid, other=0.0)
-    return weight, weight * (to_weight - shift)
+    alone = tl.where(total == 1.0, 0.5, 2.0)  # a weight above this is
+    return weight, tl.where(weight > alone, 0.0, weight * (to_weight - shift))
 
 
 @triton.jit
