@@ -170,7 +170,7 @@ def run(
     leaves = {n: x.detach().requires_grad_() for n, x in inputs.items()}
     outputs = as_tuple(op.call(leaves, graph, graph.edge_index if edges is None else edges, **options))
     generator = torch.Generator().manual_seed(seed)
-    cotangents = [torch.randint(-4, 5, y.shape, generator=generator).to(y.dtype) for y in outputs]
+    cotangents = [torch.randint(-4, 5, y.shape, generator=generator).to(y) for y in outputs]
     grads = torch.autograd.grad(outputs, list(leaves.values()), cotangents)
     named = {f"output {i}": y.detach() for i, y in enumerate(outputs)}
     return named | {f"gradient of {n}": g for n, g in zip(leaves, grads, strict=True)}
