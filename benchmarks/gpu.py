@@ -273,7 +273,8 @@ def report(results: dict[str, Any]) -> str:
 
 def _cells(name: str, record: dict[str, Any], found: dict[str, Any]) -> list[str]:
     if "forward" not in record:
-        return [f"{record['status']}: {record.get('reason', 'not timed')}", *[""] * 5]
+        reason = str(record.get("reason", "not timed")).split(". ")[0]  # the first of an allocator's sentences
+        return [f"{record['status']}: {reason}", *[""] * 5]
     measured = [record[which]["median"] for which in PASSES]
     cells = ["ok", *(f"{time * 1e3:.3f}" for time in measured), f"{record['peak_bytes'] / 2**20:.1f}"]
     baseline = found["candidates"].get(PYG_LAYER if name in (OUR_LAYER, PYG_LAYER) else BASELINE, {})
