@@ -113,6 +113,15 @@ def test_a_peer_that_cannot_be_imported_is_a_failed_candidate(gpu: ModuleType, m
     assert records[gpu.OURS]["status"] == "ok"
 
 
+def test_a_case_passes_with_an_operator_alone_but_not_without_it(gpu: ModuleType) -> None:
+    fine, wrong = {"status": "ok"}, {"status": "WRONG"}
+    assert gpu._passed({"candidates": {gpu.OURS: fine}})
+    assert gpu._passed({"candidates": {gpu.OURS: fine, gpu.OUR_LAYER: fine, gpu.BASELINE: wrong}})
+    assert not gpu._passed({"candidates": {gpu.OURS: fine, gpu.OUR_LAYER: wrong}})
+    assert not gpu._passed({"candidates": {gpu.OUR_LAYER: fine}})
+    assert not gpu._passed({"status": "failed", "reason": "out of memory"})
+
+
 def test_copies_fill_twice_the_cache(gpu: ModuleType) -> None:
     x = torch.empty(256)  # 1 KiB
     assert gpu.copies({"x": x}, 0) == 1
