@@ -305,7 +305,7 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         "# Roofline: predicted, not measured",
         "",
-        "**Every time below is a prediction from published rates; none was measured on a GPU.** Bandwidth and float32 "
+        "**Every time below is a prediction from published rates; `gpu.md` has what was measured.** Bandwidth and float32 "
         "rate: "
         + "; ".join(f"{d} {b / 1e12:.2f} TB/s, {f / 1e12:.1f} TFLOP/s" for d, (b, f) in DEVICES.items())
         + ". Least: every row comes from memory once and then from caches; most: once for every edge. PyG: the bytes "
@@ -356,7 +356,7 @@ def main() -> None:
     args = parser.parse_args()
     rates = {d: {"bytes_per_second": b, "flops_per_second": f} for d, (b, f) in DEVICES.items()}
     results = {
-        "note": "predictions from published rates; nothing here was measured on a GPU",
+        "note": "predictions from published rates; gpu.json has what was measured",
         "published": rates,
         "predictions": {name: predict(problem) for name, problem in CASES.items()},
     }
