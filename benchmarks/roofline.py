@@ -305,8 +305,8 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         "# Roofline: predicted, not measured",
         "",
-        "**Every time below is a prediction from published rates; `gpu.md` has what was measured.** Bandwidth and float32 "
-        "rate: "
+        "**Every time below is a prediction from published rates; `gpu.md` has what was measured.** Bandwidth and "
+        "float32 rate: "
         + "; ".join(f"{d} {b / 1e12:.2f} TB/s, {f / 1e12:.1f} TFLOP/s" for d, (b, f) in DEVICES.items())
         + ". Least: every row comes from memory once and then from caches; most: once for every edge. PyG: the bytes "
         "that the operations of its gather/scatter form read and write, gathers and atomics from memory.",
