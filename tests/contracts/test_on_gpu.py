@@ -112,7 +112,7 @@ def test_the_same_bits_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     "name", ["conv-dot", "conv-gat", "conv-gatv2", "conv-hops", "diffusion-ppr", "softmax", "attention-net"]
 )
 def test_compiled_by_inductor(name: str) -> None:
-    """Forward and backward of one graph, compiled for the device, and for other sizes without compiling again."""
+    """Forward and backward of one graph, compiled for the device, and for graphs of other sizes."""
     module = CASES[name].build().float().to(DEVICE)
     compiled = torch.compile(module, fullgraph=True, dynamic=True)
     for nodes, edges in ((NODES, EDGES), (17, 91), (40, 333)):
