@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from _results import headline
-from _tabular_tasks import OURS, TRANSPORT
+from _tabular_tasks import OURS, TRANSPORT, VOTED
 
 
 def write_report(results: dict[str, Any], folder: Path) -> str:
@@ -53,7 +53,9 @@ def _classes(sets: dict[str, Any]) -> list[str]:
             "",
             *_table(record, {"AUROC": "auroc", "log-loss": "log_loss", "accuracy": "accuracy"}),
         ]
-        lines += _differences(record, OURS, {"AUROC": "auroc", "log-loss": "log_loss"})
+        for ours, left_out in ((OURS, VOTED), (VOTED, OURS)):
+            others = {method: found for method, found in record.items() if method != left_out}
+            lines += _differences(others, ours, {"AUROC": "auroc", "log-loss": "log_loss"})
         lines += ["", *_corruption(record, "log_loss", "log-loss")]
     return lines
 
