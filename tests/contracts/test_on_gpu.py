@@ -14,8 +14,9 @@ from tests.contracts.host_work import HOST_WORK
 from tests.contracts.rounding import EXCEPTIONS, assert_within_rounding
 from tests.contracts.test_device import COPIES, READS
 
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device", allow_module_level=True)
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning"),
     pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication:UserWarning"),
     # The first backward pass of a process runs in a thread of its own.

@@ -257,7 +257,7 @@ def test_the_next_type_is_learned(head: str) -> None:
 @pytest.mark.parametrize(
     ("options", "epochs"),
     [
-        ({"time": "mercer", "time_dim": 81, "time_options": {"harmonics": 4}}, 30),
+        ({"time": "mercer", "time_dim": 81, "time_options": {"harmonics": 4}}, 50),
         pytest.param({"time": "bochner", "time_dim": 64}, 70, marks=pytest.mark.slow),
         ({"time": "sinusoidal"}, 15),
         pytest.param({"time": "learned", "fusion": "add"}, 40, marks=pytest.mark.slow),
