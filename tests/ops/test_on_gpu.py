@@ -19,8 +19,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
 
-from graphattn.ops.triton import launch  # noqa: E402  (imports triton)
-from tests.ops.triton.in_interpreter import ADDITIVE, assert_agrees, attention_with_mask  # noqa: E402
+from graphattn.ops.triton import launch
+from tests.ops.triton.in_interpreter import ADDITIVE, assert_agrees, attention_with_mask
 
 ALL = {**OPS, **ADDITIVE}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
