@@ -144,17 +144,24 @@ def phases(t: Tensor, frequencies: Tensor, dtype: torch.dtype, shift: Tensor | N
     """
     times = check_times("t", t).double().flatten()
     shift = torch.zeros_like(frequencies) if shift is None else shift
-    angle = _Phases.apply(times, frequencies, shift, torch.promote_types(dtype, torch.float32))
+    # torch.compile cannot trace the function with a gradient of its own in a network of several layers.
+    find = _angles if torch.compiler.is_compiling() else _Phases.apply
+    angle = find(times, frequencies, shift, torch.promote_types(dtype, torch.float32))
     return angle.view(*t.shape, frequencies.numel())
 
 
+def _angles(t: Tensor, frequencies: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    """Count angles in turns, for a fraction is far faster than a remainder."""
+    turns = torch.addr(shift / (2 * math.pi), t, frequencies / (2 * math.pi))
+    return turns.frac_().mul_(2 * math.pi).to(dtype)
+
+
 class _Phases(torch.autograd.Function):
-    """Count angles in turns, for a fraction is far faster than a remainder; gradients stay in the dtype of angles."""
+    """Angles whose gradients stay in their dtype."""
 
     @staticmethod
     def forward(t: Tensor, frequencies: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        turns = torch.addr(shift / (2 * math.pi), t, frequencies / (2 * math.pi))
-        return turns.frac_().mul_(2 * math.pi).to(dtype)
+        return _angles(t, frequencies, shift, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

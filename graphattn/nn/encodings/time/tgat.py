@@ -60,7 +60,9 @@ class TGATEncoding(TimeEncoding):
 
     def forward(self, t: Tensor) -> Tensor:
         angle = phases(t, self.frequencies(), self._dtype, self.bias.double())
-        return _Cosine.apply(angle).to(self._dtype)
+        # The compiler writes gradients in place by itself.
+        cosine = angle.cos() if torch.compiler.is_compiling() else _Cosine.apply(angle)
+        return cosine.to(self._dtype)
 
 
 class _Cosine(torch.autograd.Function):
