@@ -60,9 +60,7 @@ class TGATEncoding(TimeEncoding):
 
     def forward(self, t: Tensor) -> Tensor:
         angle = phases(t, self.frequencies(), self._dtype, self.bias.double())
-        # The compiler writes gradients in place by itself.
-        cosine = angle.cos() if torch.compiler.is_compiling() else _Cosine.apply(angle)
-        return cosine.to(self._dtype)
+        return _Cosine.apply(angle).to(self._dtype)
 
 
 class _Cosine(torch.autograd.Function):
