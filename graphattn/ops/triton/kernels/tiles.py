@@ -11,30 +11,9 @@ UNIT = tl.constexpr(8)
 # Numbers that must not make a new kernel when they happen to be 1 or a multiple of 16, and arrays that need not start
 # at a multiple of 16 bytes.
 _NUMBERS = [
-    *(
-        "num_rows",
-        "num_segments",
-        "first",
-        "stop",
-        "segment",
-        "heads",
-        "key_heads",
-        "value_heads",
-        "key_units",
-        "value_units",
-        "units",
-    ),
-    *(
-        "edge_dim",
-        "edge_units",
-        "additive",
-        "linear",
-        "weighted",
-        "has_bias",
-        "has_grad",
-        "has_dropout",
-        "has_scores",
-    ),
+    *("num_rows", "num_segments", "first", "stop", "segment", "heads", "key_heads", "value_heads"),
+    *("key_units", "value_units", "units", "edge_dim", "edge_units"),
+    *("additive", "linear", "weighted", "has_bias", "has_grad", "has_dropout", "has_scores"),
 ]
 _ARRAYS = [
     *("pointer", "index", "rows", "slots", "segment_row", "segment_start", "seed"),
