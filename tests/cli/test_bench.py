@@ -326,6 +326,7 @@ def write_result(folder: Path, model: str, seed: int, test: float, **changes: An
         "revision": "abc",
     }
     config |= {name: changes.pop(name) for name in ("task", "split", "metric") if name in changes}
+    measured |= {name: changes.pop(name) for name in ("hardware", "revision") if name in changes}
     result = {"config": config, "val": test + 0.1, "test": test, "parameters": 1234, "measured": measured, **changes}
     (folder / model).mkdir(parents=True, exist_ok=True)
     (folder / model / f"seed-{seed}.json").write_text(json.dumps(result))
@@ -365,6 +366,19 @@ def test_report_of_known_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (rows["GAT"]["seeds"], rows["GAT"]["parameters"], rows["GAT"]["failed"]) == ("4", "1234", "0")
     assert float(rows["AttentionNet"]["seconds"]) == 3.0
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_name_their_machines_and_revisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, revision in enumerate(("b", "a", None, "a")):
+        write_result(tmp_path, "GCN", seed, 0.5, revision=revision)
+    write_result(tmp_path, "GAT", 0, 0.5, hardware={"cpu": "abacus", "accelerator": "loom"})
+    write_result(tmp_path / "other", "GAT", 0, 0.5, task="other", revision=None)
+    assert call("report", tmp_path) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Measured")]
+    assert lines == [
+        "Measured with abacus, threads: 1; torch 2, graphattn 0 (a, b) and loom; torch 2, graphattn 0 (abc).",
+        "Measured with abacus, threads: 1; torch 2, graphattn 0.",
+    ]
 
 
 def test_errors_are_printed_as_they_are_and_the_lowest_is_best(

@@ -222,6 +222,19 @@ def test_more_nodes_than_int32_can_name_need_int64_pointers() -> None:
     assert perm.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("most", [40, 2**58], ids=["numbers that leave room for their places", "numbers that do not"])
+def test_the_order_is_stable_whatever_the_size_of_the_numbers(most: int) -> None:
+    rows = 8
+    source = torch.tensor([most, 3, 0, most - 1])[torch.randint(4, (1000,))]
+    edges = torch.stack([source, torch.randint(rows, (1000,))])
+    rowptr, col, perm = Layout(edges, rows, most + 1).csr()
+    assert perm is not None
+    expected = sorted(range(1000), key=lambda e: (int(edges[1, e]), int(edges[0, e]), e))
+    assert perm.tolist() == expected
+    assert torch.equal(col.long(), source[perm])
+    assert torch.equal(rowptr.long(), torch.searchsorted(edges[1][perm], torch.arange(rows + 1)))
+
+
 def test_a_graph_too_large_to_number_is_refused() -> None:
     with pytest.raises(ValueError, match="more entries than int64 can number"):
         Layout(torch.zeros(2, 1, dtype=torch.long), 2**32, 2**32).csr()
