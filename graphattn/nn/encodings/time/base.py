@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_PART = 1 << 15  # angles in float64 that fit in a core's cache
+
 
 class TimeEncoding(nn.Module):
     r"""Map times to vectors whose products are a kernel; the base class of all time encodings.
@@ -156,12 +158,22 @@ def _angles(t: Tensor, frequencies: Tensor, shift: Tensor, dtype: torch.dtype) -
     return turns.frac_().mul_(2 * math.pi).to(dtype)
 
 
+def _angles_in_parts(t: Tensor, frequencies: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    """Take some times after the other, so that the float64 of all is never made: it would leave the cache."""
+    angles = t.new_empty(t.numel(), frequencies.numel(), dtype=dtype)
+    rows = max(1, _PART // max(frequencies.numel(), 1))
+    for part, times in zip(angles.split(rows), t.split(rows), strict=True):
+        part.copy_(_angles(times, frequencies, shift, t.dtype))
+    return angles
+
+
 class _Phases(torch.autograd.Function):
     """Angles whose gradients stay in their dtype."""
 
     @staticmethod
     def forward(t: Tensor, frequencies: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        return _angles(t, frequencies, shift, dtype)
+        find = _angles_in_parts if t.device.type == "cpu" else _angles
+        return find(t, frequencies, shift, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from torch import Tensor
 
 from graphattn.nn.encodings.time import TimeEncoding
 from tests.nn.encodings.time.cases import ALL, CHANNELS, EPS, INVARIANT, RANDOM, XU2019, generator
@@ -38,6 +39,19 @@ def test_kernel_is_a_function_of_the_difference(name: str) -> None:
     torch.testing.assert_close(encoding.kernel(s, t), expected, rtol=0, atol=64 * EPS * NOW)
     one = encoding.kernel(t, t)
     torch.testing.assert_close(one, torch.ones_like(one), rtol=0, atol=4 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_many_times_are_encoded_as_each_of_them(name: str) -> None:
+    """So many that their angles are found in several parts."""
+    encoding = ALL[name]().eval()
+    t = torch.randint(10**9, (2**15 + 3,), generator=generator(0))
+
+    def encode(times: Tensor) -> Tensor:
+        torch.manual_seed(3)  # for those that draw in evaluation too
+        return encoding(times)
+
+    assert torch.equal(encode(t), torch.cat([encode(part) for part in t.split(100)]))
 
 
 @pytest.mark.parametrize("name", INVARIANT)
