@@ -5,8 +5,9 @@
 Each run is a fresh process that trains by ``graphattn.training.fit`` and takes the median of its epochs, the first one
 left out; an epoch is a step over the whole graph and a validation. Runs of both networks alternate, and the table has
 the medians over ``--repeats`` rounds. Both have two layers of GAT attention, 8 heads and 64 channels (4 and 128 on the
-synthetic graph), and give the features to the first layer. After the last one PyG's network has the mean of its heads,
-ours a linear map. Bags of words are given to both as sparse rows, and again as dense ones, which is PyG's usual form.
+synthetic graph), and give the features to the first layer. After the last one PyG's network as it is usually made has
+the mean of its heads, ours a linear map; with ``jump="last"`` PyG's has one too, and both have the same parameters.
+Bags of words are given to all as sparse rows, and again as dense ones, which is PyG's usual form.
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ from graphattn.datasets import NodeTask, load, transform
 from graphattn.training import Recipe, fit
 from graphattn.training.networks import make_network
 
-OURS, PEER = "AttentionNet", "GAT"
+OURS, PEER, EQUAL = "AttentionNet", "GAT", "GAT of equal form"
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    OURS: ("AttentionNet", {"score": "gat", "encoder": None}),
+    PEER: ("GAT", {}),
+    EQUAL: ("GAT", {"jump": "last"}),
+}
 SYNTHETIC = "170k nodes / 2.3M edges"
 # Set, whether its features are sparse, channels, heads, epochs of a run.
 CASES: dict[str, tuple[str, bool, int, int, int]] = {
@@ -82,9 +88,9 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
         task = load(name, folder if folder.is_dir() else spec["data"])
     if sparse:
         task = transform(task, {"SparseFeatures": {}})
-    options: dict[str, Any] = {"hidden_channels": width, "heads": heads, "num_layers": 2, "dropout": 0.5}
-    options |= {"score": "gat", "encoder": None} if spec["model"] == OURS else {}
-    network = make_network(spec["model"], task, options)
+    model, options = NETWORKS[spec["model"]]
+    options = {"hidden_channels": width, "heads": heads, "num_layers": 2, "dropout": 0.5, **options}
+    network = make_network(model, task, options)
     with use_threads(spec["threads"]):
         recipe = Recipe(3 if spec["quick"] else epochs, batch_size=None, lr=0.005, optimizer="adamw")
         result = fit(network, task, recipe, device="cpu", progress=False)
@@ -101,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     current = environment({"threads": args.threads, "repeats": args.repeats, "quick": args.quick})
     results = load_results(path, current) if args.resume and path.exists() else current
     cases = results.setdefault("cases", {})
-    todo = [(case, round_, model) for case in args.cases for round_ in range(args.repeats) for model in (OURS, PEER)]
+    todo = [(case, round_, model) for case in args.cases for round_ in range(args.repeats) for model in NETWORKS]
     for case, round_, model in tqdm(todo, desc="runs"):
         runs = cases.setdefault(case, {}).setdefault(model, [])
         if len(runs) > round_:
@@ -126,23 +132,24 @@ def write_report(results: dict[str, Any], out: Path) -> str:
         f"Medians over {results['settings']['repeats']} alternating runs (`python benchmarks/training_epoch.py`); an "
         "epoch is a step over the whole graph and a validation. Ratios above 1 are in favour of AttentionNet.",
         "",
-        "| case | AttentionNet, ms | GAT, ms | times as fast | AttentionNet, MiB | GAT, MiB | parameters |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        f"| case | {' | '.join(f'{name}, ms' for name in NETWORKS)} | times as fast | as {EQUAL} | "
+        f"{' | '.join(f'{name}, MiB' for name in NETWORKS)} | parameters |",
+        f"|---{'|--:' * (2 * len(NETWORKS) + 3)}|",
     ]
     for case, models in results["cases"].items():
         failed = [run["reason"] for runs in models.values() for run in runs if run["status"] != "ok"]
         if failed:
-            lines.append(f"| {case} | failed: {failed[0]} | | | | | |")
+            lines.append(f"| {case} | failed: {failed[0]} |{' |' * (2 * len(NETWORKS) + 2)}")
             continue
         seconds, memory = (
             {model: statistics.median(run[name] for run in runs) for model, runs in models.items()}
             for name in ("seconds", "memory_mib")
         )
-        parameters = " / ".join(f"{models[model][0]['parameters']:,}" for model in (OURS, PEER))
-        lines.append(
-            f"| {case} | {seconds[OURS] * 1e3:.1f} | {seconds[PEER] * 1e3:.1f} | {seconds[PEER] / seconds[OURS]:.2f}x "
-            f"| {memory[OURS]:.0f} | {memory[PEER]:.0f} | {parameters} |"
-        )
+        cells = [f"{seconds[model] * 1e3:.1f}" for model in NETWORKS]
+        cells += [f"{seconds[model] / seconds[OURS]:.2f}x" for model in (PEER, EQUAL)]
+        cells += [f"{memory[model]:.0f}" for model in NETWORKS]
+        cells.append(" / ".join(f"{models[model][0]['parameters']:,}" for model in NETWORKS))
+        lines.append(f"| {case} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     (out / "training_epoch.md").write_text(text)
     return text
