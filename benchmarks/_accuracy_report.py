@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from graphattn.cli._bench_report import number
 from graphattn.cli._bench_results import Row, Table, compare
 
+_SHARED = "Runs shared their processor or GPU with others: their times are upper bounds and do not compare networks."
 _HEADER = ("set", "metric", "best of ours", "best of PyG's", "ours minus PyG's")
 
 
@@ -41,7 +42,7 @@ def page(document: str, tables: Sequence[Table], tried: Mapping[str, str]) -> st
     about, first, rest = document.partition("\n## ")
     notes = [f"- **{table.dataset}**: {tried[table.dataset]}" for table in tables if table.dataset in tried]
     end = ["## What was tried beyond the search", "", *notes, ""] if notes else []
-    return "\n".join([about, *summary(tables), first + rest, *end])
+    return "\n".join([about, *summary(tables), "", _SHARED, first + rest, *end])
 
 
 def between(text: str, mark: str, lines: Sequence[str]) -> str:
