@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from graphattn.cli._bench_report import number
 from graphattn.cli._bench_results import Row, Table, compare
@@ -37,12 +37,14 @@ def _score(row: Row, metric: str) -> str:
     return f"{row.model} {number(mean, metric)}{spread}"
 
 
-def page(document: str, tables: Sequence[Table], tried: Mapping[str, str]) -> str:
-    """Return the page of all tables with their summary in front, and what was tried at its end."""
+def page(document: str, tables: Sequence[Table], tried: Mapping[str, str], names: Collection[str]) -> str:
+    """Return the page of all tables with their summary in front, what is missing, and at its end what was tried."""
+    missing = sorted(set(names) - {table.dataset for table in tables})
+    gap = ["", f"Not run yet: {', '.join(missing)}."] if missing else []
     about, first, rest = document.partition("\n## ")
     notes = [f"- **{table.dataset}**: {tried[table.dataset]}" for table in tables if table.dataset in tried]
     end = ["## What was tried beyond the search", "", *notes, ""] if notes else []
-    return "\n".join([about, *summary(tables), "", _SHARED, first + rest, *end])
+    return "\n".join([about, *summary(tables), *gap, "", _SHARED, first + rest, *end])
 
 
 def between(text: str, mark: str, lines: Sequence[str]) -> str:

@@ -3,8 +3,8 @@
     python benchmarks/training_epoch.py --data ../shared/data --out benchmarks/results
 
 Each run is a fresh process that trains by ``graphattn.training.fit`` and takes the median of its epochs, the first one
-left out; an epoch is a step over the whole graph and a validation. Runs of both networks alternate, and the table has
-the medians over ``--repeats`` rounds. Both have two layers of GAT attention, 8 heads and 64 channels (4 and 128 on the
+left out; an epoch is a step over the whole graph and a validation. Runs of the networks alternate, and the table has
+the medians over ``--repeats`` rounds. All have two layers of GAT attention, 8 heads and 64 channels (4 and 128 on the
 synthetic graph), and give the features to the first layer. After the last one PyG's network as it is usually made has
 the mean of its heads, ours a linear map; with ``jump="last"`` PyG's has one too, and both have the same parameters.
 Bags of words are given to all as sparse rows, and again as dense ones, which is PyG's usual form.

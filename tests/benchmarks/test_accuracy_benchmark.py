@@ -44,8 +44,14 @@ def test_the_summary_has_the_best_of_each_side(report: ModuleType, tmp_path: Pat
         "| alone | rmse, lower is better | AttentionNet 1.5000 | – | – |",
         "| made | accuracy, % | AttentionNet 60.00 ± 14.14 | GCN 45.00 ± 7.07 | +15.00 ± 5.00 |",
     ]
-    said = report.page("# Results\n\nAbout.\n\n## alone\n\ntable\n", tables, {"made": "this.", "other": "that."})
+    said = report.page(
+        "# Results\n\nAbout.\n\n## alone\n\ntable\n",
+        tables,
+        {"made": "this.", "other": "that."},
+        ["other", "made", "alone", "far"],
+    )
     assert said.startswith("# Results\n\nAbout.\n\n| set | metric |")
+    assert "\n\nNot run yet: far, other.\n\n" in said
     assert said.index("| made |") < said.index("\n## alone\n\ntable\n")
     assert said.endswith("\n## What was tried beyond the search\n\n- **made**: this.\n")
 
