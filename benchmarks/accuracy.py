@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import yaml
-from _accuracy_report import between, page, summary
+from _accuracy_report import back, between, front, summary
 
 from graphattn._files import whole
 from graphattn.cli._bench_report import write_report
@@ -240,9 +240,7 @@ def write_results(runs: Path, results: Path, configs: Path, readme: Path | None)
     for folder in (results, configs):
         folder.mkdir(parents=True, exist_ok=True)
     tables = make_tables(found)
-    write_report(results, tables)
-    with whole(results / "results.md") as file:
-        file.write_text(page((results / "results.md").read_text(), tables, TRIED, SETS))
+    write_report(results, tables, front(tables, SETS), back(tables, TRIED))
     scores: dict[str, Any] = {}
     for name in (name for name in SETS if (runs / name).is_dir()):
         models = {model: runs / name / model for model in MODELS if (runs / name / model / SETTINGS).exists()}

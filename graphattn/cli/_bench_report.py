@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,8 +24,16 @@ _ABOUT = (
 _INDUCTIVE = " Inductive: the score of those test events that have a node which training has not seen."
 
 
-def write_report(folder: Path, tables: list[Table]) -> list[Path]:
+def write_report(
+    folder: Path, tables: list[Table], before: Sequence[str] = (), after: Sequence[str] = ()
+) -> list[Path]:
     """Write ``results.md``, ``.csv`` and, if a run came to a result, ``.png``, all of them or none.
+
+    Args:
+        folder: Where they are written.
+        tables: What is in them.
+        before: Lines of the Markdown before the tables.
+        after: Lines behind them.
 
     Returns:
         The files.
@@ -36,15 +44,12 @@ def write_report(folder: Path, tables: list[Table]) -> list[Path]:
     with ExitStack() as files:
         paths = [folder / f"results.{end}" for end in ("md", "csv", "png")[: 3 if scored else 2]]
         markdown, numbers, *picture = [files.enter_context(whole(path)) for path in paths]
-        markdown.write_text("\n".join(_document(tables)), encoding="utf-8")
+        lines = ["# Results", "", _ABOUT, "", *before, *map(as_markdown, tables), *after]
+        markdown.write_text("\n".join(lines), encoding="utf-8")
         numbers.write_text(_as_csv(tables), encoding="utf-8")
         for part in picture:
             save(draw(scored), part)
     return paths
-
-
-def _document(tables: list[Table]) -> list[str]:
-    return ["# Results", "", _ABOUT, "", *map(as_markdown, tables)]
 
 
 def as_markdown(table: Table) -> str:
@@ -90,13 +95,13 @@ def _seeds(seeds: Iterable[int]) -> str:
 
 
 def _cells(row: Row, table: Table, best: bool, inductive: bool) -> tuple[str, ...]:
-    test = _score(row, "test", table)
+    test = score(row, "test", table)
     epoch = row.mean("epoch_seconds")
     return (
         row.model,
         f"**{test}**" if best and row.runs else test,
-        *([_score(row, "inductive", table)] if inductive else []),
-        _score(row, "val", table),
+        *([score(row, "inductive", table)] if inductive else []),
+        score(row, "val", table),
         _plain(row.most("parameters"), 0),
         _plain(row.mean("seconds"), 1),
         _plain(None if epoch is None else 1000 * epoch, 1),
@@ -106,7 +111,8 @@ def _cells(row: Row, table: Table, best: bool, inductive: bool) -> tuple[str, ..
     )
 
 
-def _score(row: Row, name: str, table: Table) -> str:
+def score(row: Row, name: str, table: Table) -> str:
+    """Return the mean of a score and its deviation, as a table has them."""
     mean, std = row.mean(name), row.std(name)
     if mean is None:
         return "–"
@@ -140,13 +146,17 @@ def _compared(table: Table) -> str | None:
         return None
     ours, peer, difference, error, paired = found
     points = " points" if table.higher_is_better else ""
-    text = (
-        f"{ours.model} minus {peer.model}, the best peer: {'+' * (difference >= 0)}{number(difference, table.metric)}"
-    )
+    text = f"{ours.model} minus {peer.model}, the best peer: {signed(difference, error, table.metric)}{points}"
     if error is None:
-        return f"{text}{points}, of too few seeds for an error."
+        return f"{text}, of too few seeds for an error."
     how = f"paired over {paired} seeds" if paired else "over seeds that are not the same"
-    return f"{text} ± {number(error, table.metric)}{points} (standard error, {how})."
+    return f"{text} (standard error, {how})."
+
+
+def signed(difference: float, error: float | None, metric: str) -> str:
+    """Return a difference of scores with its sign and, where there is one, its error."""
+    text = f"{'+' * (difference >= 0)}{number(difference, metric)}"
+    return text if error is None else f"{text} ± {number(error, metric)}"
 
 
 def _as_csv(tables: list[Table]) -> str:

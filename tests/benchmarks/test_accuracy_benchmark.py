@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
+from graphattn.cli._bench_report import write_report
 from graphattn.cli._bench_results import make_tables, read_runs
-
-
-def write(folder: Path, model: str, scores: list[float], **changes: Any) -> None:
-    for seed, test in enumerate(scores):
-        config = {"task": "made", "split": "public", "metric": "accuracy", "recipe": {"seed": seed}} | changes
-        measured = {
-            **{"seconds": 1.0, "seconds_per_epoch": 0.1, "peak_memory_mib": 9.0, "threads": 1, "revision": None},
-            "versions": {"torch": "2", "graphattn": "0"},
-            "hardware": {"cpu": "abacus", "accelerator": None},
-        }
-        path = folder / config["task"] / model / f"seed-{seed}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"config": config, "val": 0.5, "test": test, "parameters": 7, "measured": measured}))
+from tests.results import write_result
 
 
 @pytest.fixture
@@ -33,26 +20,29 @@ def report(scripts: Path) -> ModuleType:
 
 
 def test_the_summary_has_the_best_of_each_side(report: ModuleType, tmp_path: Path) -> None:
-    write(tmp_path, "AttentionNet", [0.5, 0.7])
-    write(tmp_path, "InfDiffusionNet", [0.2, 0.3])
-    write(tmp_path, "GCN", [0.4, 0.5])
-    write(tmp_path, "GAT", [0.1, 0.1])
-    write(tmp_path, "AttentionNet", [1.5], task="alone", metric="rmse")
+    made = {"AttentionNet": [0.5, 0.7], "InfDiffusionNet": [0.2, 0.3], "GCN": [0.4, 0.5], "GAT": [0.1, 0.1]}
+    for model, scores in made.items():
+        for seed, test in enumerate(scores):
+            write_result(tmp_path / "made", model, seed, test)
+    write_result(tmp_path / "alone", "AttentionNet", 0, 1.5, task="alone", metric="rmse")
+    write_result(tmp_path / "theirs", "GCN", 0, 0.25, task="theirs")
     tables = make_tables(read_runs(tmp_path)[0])
     # Differences 0.1 and 0.2: mean 0.15, standard error 0.05.
-    assert report.summary(tables)[2:] == [
+    lines = [
         "| alone | rmse, lower is better | AttentionNet 1.5000 | – | – |",
         "| made | accuracy, % | AttentionNet 60.00 ± 14.14 | GCN 45.00 ± 7.07 | +15.00 ± 5.00 |",
+        "| theirs | accuracy, % | – | GCN 25.00 | – |",
     ]
-    said = report.page(
-        "# Results\n\nAbout.\n\n## alone\n\ntable\n",
-        tables,
-        {"made": "this.", "other": "that."},
-        ["other", "made", "alone", "far"],
-    )
-    assert said.startswith("# Results\n\nAbout.\n\n| set | metric |")
-    assert "\n\nNot run yet: far, other.\n\n" in said
-    assert said.index("| made |") < said.index("\n## alone\n\ntable\n")
+    assert report.summary(tables)[2:] == lines
+    front = report.front(tables, ["other", "made", "alone", "theirs", "far"])
+    assert front[2:7] == [*lines, "", "Not run yet: far, other."]
+    assert "Not run yet" not in "".join(report.front(tables, ["made"]))
+    assert report.back(tables, {"made": "this.", "other": "that."})[2:] == ["- **made**: this.", ""]
+    assert report.back(tables, {"other": "that."}) == []
+    write_report(tmp_path, tables, front, report.back(tables, {"made": "this."}))
+    said = (tmp_path / "results.md").read_text()
+    assert said.startswith("# Results\n\nMean")
+    assert said.index("| set | metric |") < said.index("Not run yet") < said.index("\n## alone\n")
     assert said.endswith("\n## What was tried beyond the search\n\n- **made**: this.\n")
 
 

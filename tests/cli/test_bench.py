@@ -26,6 +26,7 @@ from graphattn.engine import Recipe
 from graphattn.training import loading
 from graphattn.training.experiment import default_settings
 from graphattn.training.search import search
+from tests.results import write_result
 
 pytest.importorskip("lightning_fabric", reason="networks are trained on Lightning Fabric")
 pytest.importorskip("jsonargparse", reason="options are read by jsonargparse")
@@ -312,24 +313,6 @@ def test_two_processes_make_one_table(start: list[str], options: list[str], tmp_
 
 
 # --- reports of what others have left ---------------------------------------------------------------------------------
-
-
-def write_result(folder: Path, model: str, seed: int, test: float, **changes: Any) -> None:
-    config = {"task": "made", "split": "public", "metric": "accuracy", "recipe": {"seed": seed}}
-    measured = {
-        "seconds": 2.0 + seed,
-        "seconds_per_epoch": 0.5,
-        "peak_memory_mib": 100.0 + seed,
-        "versions": {"torch": "2", "graphattn": "0"},
-        "hardware": {"cpu": "abacus", "accelerator": None},
-        "threads": 1,
-        "revision": "abc",
-    }
-    config |= {name: changes.pop(name) for name in ("task", "split", "metric") if name in changes}
-    measured |= {name: changes.pop(name) for name in ("hardware", "revision") if name in changes}
-    result = {"config": config, "val": test + 0.1, "test": test, "parameters": 1234, "measured": measured, **changes}
-    (folder / model).mkdir(parents=True, exist_ok=True)
-    (folder / model / f"seed-{seed}.json").write_text(json.dumps(result))
 
 
 def test_report_of_known_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
