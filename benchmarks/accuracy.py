@@ -51,7 +51,8 @@ _GNNS = ("AttentionNet", "GCN", "SAGE", "GAT", "GATv2")
 _BAG_OF_WORDS = {"transform": {"NormalizeFeatures": {}, "SparseFeatures": {}}}
 _WHOLE = {"recipe": {"patience": None}}
 _SMOOTH = {"network": {"drop_node": 0.5}, "training": {"consistency": {"runs": 2}}}
-# Settings of GRAND, whose way of training this is, and those near them; on PubMed also those of DAGNN.
+# Settings of GRAND, whose way of training this is, and those near them; on PubMed, where its published ones are others,
+# features are diffused before the first map, as there.
 _NEAR_GRAND = {
     "network.hidden_channels": [64],
     "network.num_layers": [1],
@@ -63,10 +64,18 @@ _NEAR_GRAND = {
     "recipe.weight_decay": [5e-4, 1e-3],
     "training.consistency": [{"runs": 2}, {"runs": 2, "temperature": 0.2}],
 }
-_NEAR_DAGNN = {
+_GRAND_ON_PUBMED = {
+    "network": {"encoder": None, "hidden_channels": 32, "dropout": 0.6, "drop_node": 0.5, "decay": 0.8},
+    "recipe": {"lr": 0.02, "patience": None},
+    "training": {"consistency": {"runs": 4, "temperature": 0.2}},
+}
+_NEAR_GRAND_ON_PUBMED = {
     **_NEAR_GRAND,
-    "network.dropout": [0.5, 0.6, 0.8],
-    "recipe.weight_decay": [5e-4, 1e-3, 5e-3],
+    "network.hidden_channels": [32],
+    "network.norm": [None, "batch"],
+    "network.dropout": [0.6, 0.8],
+    "recipe.lr": [0.02, 0.05, 0.1],
+    "training.consistency": [{"runs": 4, "temperature": 0.2}, {"runs": 2, "temperature": 0.2}, {"runs": 2}],
 }
 # With two maps of as many features as these sets have, wider ones are above the budget of parameters.
 _NARROW = {model: {"network": {"hidden_channels": 20}} for model in ("SAGE", "GATv2", "SGFormer")}
@@ -137,7 +146,11 @@ _PUBLIC = Set(
 )
 SETS = {
     "Cora": _PUBLIC,
-    "PubMed": replace(_PUBLIC, space={"InfDiffusionNet": _NEAR_DAGNN}),
+    "PubMed": replace(
+        _PUBLIC,
+        start={**_PUBLIC.start, "InfDiffusionNet": {**_BAG_OF_WORDS, **_GRAND_ON_PUBMED}},
+        space={"InfDiffusionNet": _NEAR_GRAND_ON_PUBMED},
+    ),
     "Minesweeper": Set(
         "heterophilous",
         "official:{seed}",

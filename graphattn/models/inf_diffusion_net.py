@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphattn.models.inputs import InputEncoder, edge_encoder, encode_edges, split_width
+from graphattn.models.inputs import (
+    check_features,
+    drop_features,
+    edge_encoder,
+    encode_edges,
+    optional_encoder,
+    scale_rows,
+    split_width,
+)
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv, DiffusionConv
 from graphattn.nn.feed_forward import ACTIVATIONS, check_options, make_norm
@@ -36,6 +44,9 @@ class InfDiffusionNet(Network):
     how far information flows, is learned for each layer, and with ``"learned"`` for each head. One linear system is
     solved for all hops, so that depth costs neither parameters nor memory.
 
+    Without an encoder the features are diffused first and told apart after it, :math:`\mathbf{H}_0 = \mathbf{X}` and
+    :math:`\mathbf{Y} = \sigma(\operatorname{norm}(\mathbf{Z}_L)) \mathbf{W} + \mathbf{b}`.
+
     Two options are for graphs where few nodes have labels. ``drop_node`` silences random nodes in training, and
     :func:`~graphattn.models.consistency_loss` asks several such runs to agree, on nodes without labels as well. With
     ``label_input`` the known labels flow along the edges too, as in label propagation, but by learned maps;
@@ -54,9 +65,10 @@ class InfDiffusionNet(Network):
         label_input: Whether labels are an input.
         edge_dim: Columns of the edge features, with ``"learned"``; ``None`` if there are none.
         edge_vocabulary: Number of categories of each column of the edge features; ``None`` if they are numbers.
-        encoder: ``"linear"``, or ``"embedding"`` for node features that are categories.
+        encoder: ``"linear"``, ``"embedding"`` for node features that are categories, or ``None``, which diffuses the
+            features before the first map, as GRAND was published.
         vocabulary: Number of categories of each column of the node features, with ``"embedding"``.
-        norm: ``"layer"``, ``"batch"`` or ``None``, between the layers.
+        norm: ``"layer"``, ``"batch"`` or ``None``, after each diffusion but that of the output.
         act: ``"relu"``, ``"elu"``, ``"gelu"`` or ``"leaky_relu"``.
         dropout: Probability of dropping a feature or an activation in training.
         drop_node: Probability of dropping a whole node before each diffusion in training.
@@ -77,8 +89,8 @@ class InfDiffusionNet(Network):
 
     Reference:
         Gasteiger et al., "Predict then Propagate", 2019; Feng et al., "Graph Random Neural Networks for
-        Semi-Supervised Learning on Graphs", 2020 (dropped nodes); Shi et al., "Masked Label Prediction", 2021 (label
-        input); Roffo et al., "Infinite Feature Selection", 2015 (all hops).
+        Semi-Supervised Learning on Graphs", 2020 (GRAND; dropped nodes); Shi et al., "Masked Label Prediction", 2021
+        (label input); Roffo et al., "Infinite Feature Selection", 2015 (all hops).
     """
 
     def __init__(
@@ -96,7 +108,7 @@ class InfDiffusionNet(Network):
         label_input: bool = False,
         edge_dim: int | None = None,
         edge_vocabulary: Sequence[int] | None = None,
-        encoder: str = "linear",
+        encoder: str | None = "linear",
         vocabulary: Sequence[int] | None = None,
         norm: str | None = None,
         act: str = "relu",
@@ -111,29 +123,35 @@ class InfDiffusionNet(Network):
             raise ValueError(f"affinity is {affinity!r}; expected one of {', '.join(map(repr, AFFINITIES))}")
         if affinity == "given" and (heads, score, edge_dim) != (1, "dot", None):
             raise ValueError("heads, score and edge_dim belong to affinity='learned'; leave them out of 'given'")
+        if encoder is None and label_input:
+            raise ValueError("label_input is True but encoder is None; the features have no width to be added to")
         self.act = ACTIVATIONS[act]
         self.dropout = dropout
         self.drop_node = drop_node
-        self.encoder = InputEncoder(encoder, in_channels, hidden_channels, vocabulary, dropout)
+        self.in_channels = in_channels
+        self.encoder = optional_encoder(encoder, in_channels, hidden_channels, vocabulary, dropout)
         self.edge_encoder, edge_width = edge_encoder(edge_dim, edge_vocabulary, hidden_channels)
         self.label_embedding = nn.Embedding(out_channels, hidden_channels) if label_input else None
         options: dict[str, Any] = {"hops": math.inf, "decay": decay, "learn_decay": learn_decay}
+        hidden = num_layers - (self.encoder is not None)
+        widths = [in_channels if self.encoder is None else hidden_channels, *[hidden_channels] * (num_layers - 1)]
         convs: list[nn.Module]
         if affinity == "given":
-            widths = [hidden_channels] * (num_layers - 1) + [out_channels]
-            convs = [DiffusionConv(hidden_channels, width, **options) for width in widths]
+            outputs = [hidden_channels] * hidden + [out_channels] * (num_layers - hidden)
+            convs = [DiffusionConv(width, output, **options) for width, output in zip(widths, outputs, strict=True)]
         else:
             options |= {"score": score, "add_self_loops": True, "edge_dim": edge_width}
             size = split_width(hidden_channels, heads)
-            convs = [AttentionConv(hidden_channels, size, heads, **options) for _ in range(num_layers - 1)]
+            convs = [AttentionConv(width, size, heads, **options) for width in widths[:hidden]]
             # Averaged, so that any number of heads goes with any number of outputs.
-            convs.append(AttentionConv(hidden_channels, out_channels, heads, concat=False, **options))
+            convs += [AttentionConv(w, out_channels, heads, concat=False, **options) for w in widths[hidden:]]
         self.convs = nn.ModuleList(convs)
-        self.norms = nn.ModuleList(make_norm(norm, hidden_channels) for _ in range(num_layers - 1))
+        self.norms = nn.ModuleList(make_norm(norm, hidden_channels) for _ in range(hidden))
+        self.lin = nn.Linear(hidden_channels, out_channels) if self.encoder is None else None
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        reset(self.encoder, self.edge_encoder, self.label_embedding, *self.convs, *self.norms)
+        reset(self.encoder, self.edge_encoder, self.label_embedding, *self.convs, *self.norms, self.lin)
 
     def forward(
         self,
@@ -156,12 +174,14 @@ class InfDiffusionNet(Network):
         Raises:
             ValueError: If labels or edge features are given to a network without them, or labels are missing.
         """
-        h = self._drop(self.act(self.encoder(x)))
+        if self.encoder is None:
+            check_features(x, self.in_channels)
+            h = drop_features(x, self.dropout if self.training else 0.0)
+        else:
+            h = self._drop(self.act(self.encoder(x)))
         h = self._add_labels(h, labels)
         edge_attr = encode_edges(self.edge_encoder, edge_attr)
         for number, conv in enumerate(self.convs):
-            if number:
-                h = self._drop(self.act(self.norms[number - 1](h)))
             h = self._drop_nodes(h)
             if isinstance(conv, AttentionConv):
                 h = conv(h, edge_index, edge_attr, batch=batch)
@@ -169,7 +189,9 @@ class InfDiffusionNet(Network):
                 h = conv(h, edge_index)
             else:
                 raise ValueError("edge_attr is given, but affinity='given' has no use for it; pass affinity='learned'")
-        return h
+            if number < len(self.norms):
+                h = self._drop(self.act(self.norms[number](h)))
+        return h if self.lin is None else self.lin(h)
 
     def _add_labels(self, h: Tensor, labels: Tensor | None) -> Tensor:
         if self.label_embedding is None:
@@ -186,4 +208,6 @@ class InfDiffusionNet(Network):
         return F.dropout(h, self.dropout, self.training)
 
     def _drop_nodes(self, h: Tensor) -> Tensor:
-        return h * F.dropout(h.new_ones(h.size(0), 1), self.drop_node, self.training)
+        if not self.training or self.drop_node == 0.0:
+            return h
+        return scale_rows(h, F.dropout(torch.ones(h.size(0), dtype=h.dtype, device=h.device), self.drop_node))

@@ -181,6 +181,22 @@ def drop_features(x: Tensor, dropout: float) -> Tensor:
     return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False)
 
 
+def scale_rows(x: Tensor, factors: Tensor) -> Tensor:
+    """Multiply each row of dense or CSR features by its factor.
+
+    Example:
+        >>> scale_rows(torch.eye(2).to_sparse_csr(), torch.tensor([2.0, 3.0])).to_dense()
+        tensor([[2., 0.],
+                [0., 3.]])
+    """
+    if x.layout == torch.strided:
+        return x * factors.unsqueeze(1)
+    rows = factors.repeat_interleave(x.crow_indices().diff(), output_size=x.values().size(0))
+    return torch.sparse_csr_tensor(
+        x.crow_indices(), x.col_indices(), x.values() * rows, x.shape, check_invariants=False
+    )
+
+
 def edge_encoder(
     edge_dim: int | None, edge_vocabulary: Sequence[int] | None, channels: int
 ) -> tuple[CategoryEmbedding | None, int | None]:

@@ -138,7 +138,7 @@ class DiffusionConv(MessagePassing):
         r"""Spread features along the edges.
 
         Args:
-            x: Node features.
+            x: Node features, dense or, with a linear map, CSR.
             edge_index: Edges, source row first: a Tensor, an ``EdgeIndex``, a torch sparse matrix (row = target) or an
                 :class:`~graphattn.Affinity`, which keeps its sorted form between calls. Normalize an ``Affinity`` once
                 and pass ``normalize="none"`` to do so only once.
@@ -150,18 +150,19 @@ class DiffusionConv(MessagePassing):
         Raises:
             ValueError: If a shape, a device or an index does not fit, a weight is negative or given twice; or if
                 single messages are to be seen while ``hops`` is infinite.
-            TypeError: If a dtype does not fit.
+            TypeError: If a dtype or a layout does not fit.
 
         Warns:
             graphattn.diffusion.ConvergenceWarning: If an infinite number of hops does not converge.
         """
         edges = self._normalized(x, edge_index, edge_weight)
         A = self._by_messages(edges) if needs_messages(self, DiffusionConv) else edges
-        narrow = self.lin is not None and self.lin.out_channels < x.size(1)
-        h = x if self.lin is None or not narrow else self.lin(x)
+        # Sparse features are mapped first whatever their width, and stay sparse until then.
+        early = self.lin is not None and (self.lin.out_channels < x.size(1) or x.layout != torch.strided)
+        h = self.lin(x) if self.lin is not None and early else x
         h = h.to(torch.promote_types(h.dtype, torch.float32))
         h = apply_kernel(self.kernel, A, h, self.decay, tolerance(h.dtype)).to(x.dtype)
-        if self.lin is not None and not narrow:
+        if self.lin is not None and not early:
             h = self.lin(h)
         return h if self.bias is None else h + self.bias
 
@@ -184,6 +185,8 @@ class DiffusionConv(MessagePassing):
             raise ValueError(f"x has {found}; expected a Tensor [nodes, channels]")
         if not x.is_floating_point():
             raise TypeError(f"x has dtype {x.dtype}; expected a floating-point dtype")
+        if x.layout not in ((torch.strided,) if self.lin is None else (torch.strided, torch.sparse_csr)):
+            raise TypeError(f"x has layout {x.layout}; expected dense or, in a layer with channels, CSR")
         if isinstance(edge_index, Tensor) and edge_index.layout != torch.strided:
             edge_index = Affinity.from_torch_sparse(edge_index)
         if isinstance(edge_index, Affinity):
@@ -198,7 +201,7 @@ class DiffusionConv(MessagePassing):
             raise ValueError(f"edge_index has weights for {A.num_heads} heads; expected one weight per edge")
         if A.device != x.device:
             raise ValueError(f"x is on {x.device} but edge_index is on {A.device}; move one of them")
-        weight = A.weights() if A.weight is not None else x.new_ones(A.num_edges)
+        weight = A.weights() if A.weight is not None else torch.ones(A.num_edges, dtype=x.dtype, device=x.device)
         weight = weight.reshape(-1).to(torch.promote_types(weight.dtype, torch.float32))
         readable = weight.device.type == "cpu" and not torch.compiler.is_compiling()
         if self.normalize != "none" and readable and bool((weight < 0).any()):

@@ -498,6 +498,9 @@ CASES: dict[str, Case] = {
     "inf-diffusion-net": Case(
         models.InfDiffusionNet, partial(models.InfDiffusionNet, WIDTH, WIDTH, OUT, label_input=True), (*GRAPH, labels)
     ),
+    "inf-diffusion-net-raw": Case(
+        models.InfDiffusionNet, partial(models.InfDiffusionNet, WIDTH, WIDTH, OUT, encoder=None, norm="layer"), GRAPH
+    ),
     "inf-diffusion-net-learned": Case(
         models.InfDiffusionNet,
         partial(models.InfDiffusionNet, WIDTH, WIDTH, OUT, affinity="learned", heads=HEADS),

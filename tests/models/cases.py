@@ -43,6 +43,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "attention-lstm": lambda: AttentionNet(IN, HIDDEN, OUT, score="gat", hops=2, series="sum", jump="lstm"),
     "attention-raw": lambda: AttentionNet(IN, HIDDEN, OUT, heads=2, score="gat", encoder=None),
     "diffusion": lambda: InfDiffusionNet(IN, HIDDEN, OUT),
+    "diffusion-raw": lambda: InfDiffusionNet(IN, HIDDEN, OUT, 2, encoder=None, norm="batch"),
     "diffusion-labels": lambda: InfDiffusionNet(IN, HIDDEN, OUT, 2, label_input=True, norm="layer"),
     "diffusion-learned": lambda: InfDiffusionNet(
         IN, HIDDEN, OUT, 2, affinity="learned", heads=2, edge_dim=EDGE_DIM, label_input=True

@@ -42,6 +42,16 @@ def test_given_affinity_equals_dense_inverses(learn_decay: bool) -> None:
     assert_solved(net(x, SIMPLE), h)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_without_an_encoder_features_are_diffused_first(sparse: bool) -> None:
+    net = fill(InfDiffusionNet(IN, HIDDEN, OUT, 2, encoder=None, decay=0.8, learn_decay=False, norm="layer"))
+    x = F.dropout(torch.randn(SIZE, IN).double())
+    h, spread = x, 0.2 * torch.linalg.inv(torch.eye(SIZE) - 0.8 * normalized(SIMPLE, SIZE))
+    for conv, norm in zip(net.convs, net.norms, strict=True):
+        h = F.relu(norm(spread @ h @ conv.lin.weight.T + conv.bias))
+    assert_solved(net(x.to_sparse_csr() if sparse else x, SIMPLE), net.lin(h))
+
+
 def test_learned_affinity_equals_dense_inverses() -> None:
     """Each layer and head along attention weights of its own, of which self-loops are a part."""
     net = fill(InfDiffusionNet(IN, HIDDEN, OUT, 2, affinity="learned", heads=2, score="gatv2"))
@@ -111,6 +121,25 @@ def test_dropped_nodes_are_silent() -> None:
     assert silent[has].double().mean().item() == pytest.approx(0.25, abs=5 * math.sqrt(0.1875 / 4000))
 
 
+def test_dropped_nodes_of_sparse_features() -> None:
+    """The same nodes as of dense ones, and gradients of the map without what they would have said."""
+    net = fill(InfDiffusionNet(IN, HIDDEN, OUT, encoder=None, drop_node=0.5)).train()
+    x = torch.randn(SIZE, IN).double()
+    x[1] = 0.0
+    outputs = []
+    for features in (x, x.to_sparse_csr()):
+        torch.manual_seed(3)
+        out = net(features, SIMPLE)
+        outputs.append((out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))))
+    torch.manual_seed(3)
+    silent = F.dropout(torch.ones(SIZE).double()) == 0
+    assert 0 < silent.sum() < SIZE
+    kept = torch.where(silent.unsqueeze(1), 0.0, 2 * x)
+    assert_solved(outputs[0][0], net.eval()(kept, SIMPLE))
+    for dense, sparse in zip(*outputs, strict=True):
+        assert_solved(sparse, dense)
+
+
 def test_a_large_part_of_the_labels_is_hidden() -> None:
     labels, train = torch.randint(0, OUT, (3000,)), torch.arange(0, 3000, 3)
     generator = torch.Generator().manual_seed(1)
@@ -157,6 +186,8 @@ def test_consistency_equals_its_formula() -> None:
         ({"num_layers": 0}, "num_layers is 0"),
         ({"drop_node": 1.0}, "drop_node is 1.0; expected a probability"),
         ({"decay": 1.0}, "decay is 1.0"),
+        ({"encoder": None, "label_input": True}, "label_input is True but encoder is None"),
+        ({"encoder": None, "vocabulary": [3]}, "vocabulary is given, but encoder is None"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

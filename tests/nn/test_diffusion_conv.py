@@ -269,6 +269,18 @@ def test_formats_of_the_edges(options: dict[str, Any]) -> None:
         torch.testing.assert_close(conv(x, given, own), expected, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@both_paths
+@pytest.mark.parametrize("width", [2, 9])  # narrower and wider than the features
+def test_features_in_csr(width: int, path: str) -> None:
+    conv = DiffusionConv(WIDTH, width, hops=3).double()
+    x = features().relu()
+    with messages(conv) if path == "messages" else nullcontext():
+        found, expected = (conv(form, EDGES) for form in (x.to_sparse_csr(), x))
+    torch.testing.assert_close(found, expected)
+    grads, wanted = (torch.autograd.grad(out.square().sum(), list(conv.parameters())) for out in (found, expected))
+    torch.testing.assert_close(grads, wanted)
+
+
 @every_kernel
 def test_an_affinity_may_be_normalized_once(options: dict[str, Any]) -> None:
     x, weight = features(), weights()
@@ -592,6 +604,16 @@ CALLS: dict[str, tuple[Callable[[DiffusionConv], Any], type[Exception], str]] = 
     ),
     "x in a list": (lambda c: c(X.tolist(), EDGES), ValueError, "x has type list; expected a Tensor"),
     "x of integers": (lambda c: c(X.long(), EDGES), TypeError, "x has dtype torch.int64; expected a floating-point"),
+    "sparse x without a map": (
+        lambda c: c(X.to_sparse_csr(), EDGES),
+        TypeError,
+        "x has layout torch.sparse_csr; expected",
+    ),
+    "x in COO": (
+        lambda c: DiffusionConv(X.size(1), 2)(X.to_sparse_coo(), EDGES),
+        TypeError,
+        "dense or, in a layer with ch",
+    ),
     "no edges": (lambda c: c(X, None), TypeError, "edge_index is a NoneType; expected"),
     "source too large": (
         lambda c: c(X[:5], EDGES),
