@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn.models import JumpingKnowledge
 
@@ -19,6 +18,7 @@ from graphattn.models.inputs import (
 )
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv
+from graphattn.nn.dropout import drop
 from graphattn.nn.feed_forward import ACTIVATIONS, check_options, make_norm
 
 JUMPS = (None, "cat", "max", "lstm")
@@ -169,4 +169,4 @@ class AttentionNet(Network):
         return self.lin(h if self.jump is None else self.jump(layers))
 
     def _drop(self, h: Tensor) -> Tensor:
-        return F.dropout(h, self.dropout, self.training)
+        return drop(h, self.dropout, self.training)

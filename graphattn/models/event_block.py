@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.models.network import reset
+from graphattn.nn.dropout import drop
 from graphattn.nn.global_attention import SoftmaxAttention
 from graphattn.nn.global_attention.padding import Padding
 
@@ -115,7 +116,7 @@ class EventBlock(nn.Module):
         return (h if released else x) + found
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return drop(x, self.dropout, self.training)
 
 
 class _Unmapped(SoftmaxAttention):

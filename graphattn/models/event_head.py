@@ -9,6 +9,7 @@ from torch_geometric.data import Data
 
 from graphattn.models.event_network import EventNetwork
 from graphattn.models.network import reset
+from graphattn.nn.dropout import drop
 from graphattn.nn.feed_forward import check_options
 
 
@@ -93,6 +94,6 @@ class EventHead(EventNetwork):
             raise ValueError(f"dst is {missing}; out_channels of the head is {self.out_channels}")
         h = self.backbone(past)
         z = h[src] if dst is None else torch.cat([h[src], h[dst]], dim=1)
-        z = F.dropout(F.relu(self.lins[0](z)), self.dropout, self.training)
+        z = drop(F.relu(self.lins[0](z)), self.dropout, self.training)
         out: Tensor = self.lins[1](z)
         return out.squeeze(1) if dst is not None else out

@@ -13,6 +13,7 @@ from graphattn.models.event_block import EventBlock
 from graphattn.models.event_embedding import EventEmbedding
 from graphattn.models.event_losses import median_gap
 from graphattn.models.network import Network, reset
+from graphattn.nn.dropout import drop
 from graphattn.nn.encodings.time.base import check_times, elapsed
 from graphattn.nn.feed_forward import check_options
 from graphattn.nn.global_attention.padding import Padding, readable
@@ -169,7 +170,7 @@ class EventSequenceModel(Network):
         time = elapsed(time, time[:, :1]) if self.time_reference == "first" else time
         rank = torch.where(there, torch.arange(there.size(1), device=there.device), 0)
         x, encoded = self.embedding(kind.flatten(), time.flatten(), rank.flatten())
-        x = F.dropout(x, self.dropout, self.training)
+        x = drop(x, self.dropout, self.training)
         places = _Grid(*mask.shape)
         kernel = None
         if encoded is not None and self.embedding.fusion == "kernel":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.aggr import AttentionalAggregation, MaxAggregation, MeanAggregation, SumAggregation
 
 from graphattn.models.network import Network, reset
+from graphattn.nn.dropout import drop
 from graphattn.nn.feed_forward import check_options
 
 POOLS = ("mean", "add", "max", "attention")
@@ -92,7 +93,7 @@ class GraphHead(Network):
         if batch is None:
             batch, num_graphs = torch.zeros(h.size(0), dtype=torch.long, device=h.device), num_graphs or 1
         pooled = self.pool(h, batch, dim_size=num_graphs, dim=0)
-        return self.lin(F.dropout(pooled, self.dropout, self.training))
+        return self.lin(drop(pooled, self.dropout, self.training))
 
 
 class LinkHead(Network):
@@ -190,5 +191,5 @@ class LinkHead(Network):
         if not self.lins:
             return product.sum(dim=1)
         for lin in self.lins[:-1]:
-            product = F.dropout(F.relu(lin(product)), self.dropout, self.training)
+            product = drop(F.relu(lin(product)), self.dropout, self.training)
         return self.lins[-1](product).squeeze(1)

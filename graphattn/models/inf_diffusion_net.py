@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.models.inputs import (
@@ -21,6 +20,7 @@ from graphattn.models.inputs import (
 )
 from graphattn.models.network import Network, reset
 from graphattn.nn import AttentionConv, DiffusionConv
+from graphattn.nn.dropout import drop
 from graphattn.nn.feed_forward import ACTIVATIONS, check_options, make_norm
 
 AFFINITIES = ("given", "learned")
@@ -205,9 +205,9 @@ class InfDiffusionNet(Network):
         return h + torch.where(known, self.label_embedding(labels.clamp_min(0)), 0.0)
 
     def _drop(self, h: Tensor) -> Tensor:
-        return F.dropout(h, self.dropout, self.training)
+        return drop(h, self.dropout, self.training)
 
     def _drop_nodes(self, h: Tensor) -> Tensor:
         if not self.training or self.drop_node == 0.0:
             return h
-        return scale_rows(h, F.dropout(torch.ones(h.size(0), dtype=h.dtype, device=h.device), self.drop_node))
+        return scale_rows(h, drop(torch.ones(h.size(0), dtype=h.dtype, device=h.device), self.drop_node))

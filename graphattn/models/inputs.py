@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.models.network import reset
+from graphattn.nn.dropout import drop
 
 ENCODERS = ("linear", "embedding")
 
@@ -176,8 +176,8 @@ def drop_features(x: Tensor, dropout: float) -> Tensor:
     if dropout == 0.0:
         return x
     if x.layout == torch.strided:
-        return F.dropout(x, dropout)
-    values = F.dropout(x.values(), dropout)
+        return drop(x, dropout)
+    values = drop(x.values(), dropout)
     return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False)
 
 

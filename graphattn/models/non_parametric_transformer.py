@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.affinity import SparseAffinity
+from graphattn.nn.dropout import drop
 from graphattn.nn.global_attention.padding import readable
 from graphattn.nn.table_attention import COMPATS, TableAttention
 
@@ -185,7 +186,7 @@ class NonParametricTransformer(nn.Module):
             raise ValueError(f"rows is {rows.shape[0]} x {rows.shape[1]}; expected an affinity of {n} x {n}")
         if num_context is not None and not 0 <= num_context <= n:
             raise ValueError(f"num_context is {num_context}; expected a number of rows from 0 to {n}")
-        h = F.dropout(self._embed(x, hidden), self.dropout, self.training)
+        h = drop(self._embed(x, hidden), self.dropout, self.training)
         for layer in self.layers:
             h = layer(h, rows, num_context=num_context, chunk=chunk)
         return h

@@ -334,7 +334,7 @@ class AttentionConv(MessagePassing):
         return_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Score, normalize and propagate in the fused kernels."""
-        q, k, v, _ = projected
+        q, k, v, e = projected
         dropout = self.dropout if self.training else 0.0
         if self.normalize != "softmax":
             alpha = self._normalized(_add(self._scores(projected, layout), bias), layout, prior, batch)
@@ -344,12 +344,18 @@ class AttentionConv(MessagePassing):
                 out = out + self._sum_edges(kept, edge_attr, layout)
             return out, alpha
 
+        edgewise = self.score.kind != "dot"
+        if edgewise and e is None and not return_weights and ops.sorts(self.backend, layout, v):
+            # Nobody sees single edges: in the order of the kernels nothing has to be brought there and back.
+            layout, order = layout.sorted()
+            if order is not None:
+                prior, bias = (x if x is None else x.index_select(0, order) for x in (prior, bias))
         if prior is not None:
             bias = _add(log_prior(prior).expand(-1, self.heads), bias)
         options: dict[str, Any] = {"dropout": dropout, "return_weights": return_weights, "backend": self.backend}
         if edge_attr is not None:
             options |= {"edge_attr": edge_attr, "edge_proj": self.score.edge_proj(edge_attr)}
-        if self.score.kind == "dot":
+        if not edgewise:
             result = ops.edge_attention(q, k, v, layout, scale=self.score.scale, bias=bias, **options)
         elif edge_attr is None and (operands := self._fused(projected, layout)):
             result = ops.additive_attention(v=v, edge_index=layout, bias=bias, **operands, **options)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphattn.nn.dropout import drop
+
 NORMS = (None, "layer", "batch")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -73,4 +75,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mapped nodes."""
-        return self.lin2(F.dropout(self.act(self.lin1(x)), self.dropout, self.training))
+        return self.lin2(drop(self.act(self.lin1(x)), self.dropout, self.training))

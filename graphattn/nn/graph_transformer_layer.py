@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphattn.nn.attention_conv import AttentionConv
+from graphattn.nn.dropout import drop
 from graphattn.nn.feed_forward import FeedForward, check_options, make_norm
 
 
@@ -144,4 +144,4 @@ class GraphTransformerLayer(nn.Module):
         return conv(x, edge_index, **features)
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return drop(x, self.dropout, self.training)

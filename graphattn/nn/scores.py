@@ -295,18 +295,19 @@ class GAT(Score):
         glorot(self.att_edge)
 
     def project(self, x_src: Tensor, x_dst: Tensor | None, edge_attr: Tensor | None) -> Projected:
-        v = self._split(self.lin_src(x_src))
-        k = (v * self.att_src).sum(dim=-1)
-        q = None
-        if x_dst is not None:
-            same = self.lin_dst is None and x_dst is x_src
-            target = v if same else self._split((self.lin_dst or self.lin_src)(x_dst))
-            q = (target * self.att_dst).sum(dim=-1)
+        v = self.lin_src(x_src)
+        q: Tensor | None = None
+        if x_dst is x_src and self.lin_dst is None:
+            k, q = (v @ torch.cat([_diagonal(self.att_src), _diagonal(self.att_dst)], dim=1)).split(self.heads, dim=1)
+        else:
+            k = v @ _diagonal(self.att_src)
+            if x_dst is not None:
+                q = (self.lin_dst or self.lin_src)(x_dst) @ _diagonal(self.att_dst)
         e = None
         if edge_attr is not None and self.att_edge is not None:
             # a . (W e) = (W^T a) . e keeps the edges at D features instead of H x C.
             e = edge_attr @ torch.einsum("hcd,hc->dh", self.edge_proj(edge_attr), self.att_edge[0])
-        return q, k, v, e
+        return q, k, self._split(v), e
 
     def additive(self, q: Tensor | None, k: Tensor, e: Tensor | None) -> dict[str, Any] | None:
         if q is None or type(self).edge is not GAT.edge:
@@ -409,3 +410,9 @@ def _given(x_dst: Tensor | None, score: Score) -> Tensor:
     if x_dst is None:
         raise ValueError(f"x[1] is None, but {type(score).__name__} needs target features; only GAT works without")
     return x_dst
+
+
+def _diagonal(vectors: Tensor) -> Tensor:
+    """Give the vector of each head, (1, H, C), a column of its own, (H C, H): one product then reads all heads once."""
+    heads = torch.eye(vectors.size(1), dtype=vectors.dtype, device=vectors.device)
+    return (vectors[0].unsqueeze(2) * heads.unsqueeze(1)).flatten(0, 1)

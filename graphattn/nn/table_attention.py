@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from graphattn import ops
 from graphattn.affinity import SparseAffinity, complete
 from graphattn.affinity.normalize import log_prior
+from graphattn.nn.dropout import drop
 from graphattn.nn.feed_forward import FeedForward, check_options
 from graphattn.ops import Layout
 
@@ -251,11 +252,11 @@ class TableAttention(nn.Module):
 
     def _map(self, x: Tensor, gathered: Tensor) -> Tensor:
         """Add what items have gathered [B, L, H C] to them [B, L, C'], and apply the perceptron."""
-        gathered = F.dropout(self.lin_out(gathered), self.dropout, self.training)
+        gathered = drop(self.lin_out(gathered), self.dropout, self.training)
         y = gathered + (self.norm1(x) if self.lin_res is None else self.lin_res(x))
         z = self.norm2(y)
         residual = z if self.compat == "saint" else y
-        return residual + F.dropout(self.mlp(z), self.dropout, self.training)
+        return residual + drop(self.mlp(z), self.dropout, self.training)
 
     def extra_repr(self) -> str:
         width = f", width={self.width!r}" if self.between == "datapoints" else ""
@@ -277,7 +278,7 @@ class _Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden, gate = self.lin1(x).chunk(2, dim=-1)
-        return self.lin2(F.dropout(hidden * F.gelu(gate), self.dropout, self.training))
+        return self.lin2(drop(hidden * F.gelu(gate), self.dropout, self.training))
 
 
 def _by_chunks(compute: Callable[[slice], Tensor], size: int, chunk: int | None) -> Tensor:

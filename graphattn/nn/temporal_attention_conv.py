@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.conv import MessagePassing
 
 from graphattn.affinity.normalize import log_prior
+from graphattn.nn.dropout import drop
 from graphattn.nn.edges import Size, check_edge_attr, read_edges
 from graphattn.nn.encodings.time import TimeEncoding
 from graphattn.nn.messages import drop_weights, edge_factors, needs_messages
@@ -248,5 +249,5 @@ class TemporalAttentionConv(MessagePassing):
         out = self.lin_out(out)
         out = out if self.mode == "product" else F.leaky_relu(out, 0.2)
         z = torch.cat([x_dst, now[self.in_channels :].expand(x_dst.size(0), -1)], dim=1)
-        out = self.norm(F.dropout(out, self.dropout, self.training) + z)
+        out = self.norm(drop(out, self.dropout, self.training) + z)
         return self.merge(torch.cat([out, x_dst], dim=1))

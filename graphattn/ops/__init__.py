@@ -25,7 +25,7 @@ Fused (of the softmax the backward is left with each row's maximum and sum): :fu
 """
 
 from graphattn.ops.additive import additive_attention, fuses
-from graphattn.ops.attention import edge_aggregate, edge_attention, edge_softmax, sddmm, spmm
+from graphattn.ops.attention import edge_aggregate, edge_attention, edge_softmax, sddmm, sorts, spmm
 from graphattn.ops.blocks import edge_scores
 from graphattn.ops.layout import Layout
 
@@ -38,5 +38,6 @@ __all__ = [
     "edge_softmax",
     "fuses",
     "sddmm",
+    "sorts",
     "spmm",
 ]

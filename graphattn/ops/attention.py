@@ -346,6 +346,21 @@ def edge_aggregate(
     return (out, weights.to(dtype)) if return_weights else out
 
 
+def sorts(backend: str, layout: Layout, v: Tensor) -> bool:
+    """Tell whether a backend, which may be ``"auto"``, works on sorted edges, so that sorting them first is no loss.
+
+    Args:
+        backend: Name of the backend.
+        layout: The graph.
+        v: Values of the sources.
+
+    Example:
+        >>> sorts("auto", Layout(torch.tensor([[0], [1]]), 2, 2), torch.ones(2, 1, 4))
+        True
+    """
+    return (_fastest(layout, (v,), v.size(1), v.size(2), v.size(2)) if backend == "auto" else backend) == "csr"
+
+
 def choose_backend(name: str, layout: Layout, *inputs: Tensor, edge_attr: Tensor | None = None) -> ModuleType:
     """Choose the module that computes on some inputs, of which the first has the heads and the last the channels.
 

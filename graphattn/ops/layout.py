@@ -159,6 +159,7 @@ class Layout:
         self._csr = csr
         self._csc = csc
         self._looped: tuple[Layout, Tensor] | None = None
+        self._sorted: Layout | None = None
         self._lender: EdgeIndex | None = None
         self.edge_index = edge_index
         if num_rows < 0 or num_cols < 0:
@@ -245,6 +246,19 @@ class Layout:
             edge_index = torch.cat([self.edge_index, torch.stack([loops, loops]).to(self.edge_index.dtype)], dim=1)
             self._looped = Layout(edge_index, self.num_rows, self.num_cols, reused=self.reused), counts
         return self._looped
+
+    def sorted(self) -> tuple[Layout, Tensor | None]:
+        """Return the graph with its edges in slot order, computed once, and the caller's edge of each of them.
+
+        Where nobody asks for single edges, their values then need not be brought to slots and back.
+        """
+        rowptr, col, perm = self.csr()
+        if perm is None:
+            return self, None
+        if self._sorted is None:
+            edge_index, csr = self.edge_index.index_select(1, perm), (rowptr, col, None)
+            self._sorted = Layout(edge_index, self.num_rows, self.num_cols, csr, self._csc, self.reused)
+        return self._sorted, perm
 
     def to_slots(self, values: Tensor) -> Tensor:
         """Bring edge values [E, H] from the caller's order to heads-first slots [H, E], contiguous."""

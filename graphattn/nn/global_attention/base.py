@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphattn.nn.dropout import drop
 from graphattn.nn.global_attention.padding import Padding, places_of
 from graphattn.ops.inputs import check_float
 
@@ -127,7 +128,7 @@ class GlobalAttention(nn.Module, ABC):
         )
         q, k, v = self.project(x, context, targets, sources)
         out = self.combine(self.attend(q, k, v, targets.mask, sources.mask), targets)
-        return F.dropout(out, self.dropout, self.training)
+        return drop(out, self.dropout, self.training)
 
     @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:

@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.affinity import DenseAffinity
 from graphattn.diffusion.neumann import neumann
 from graphattn.diffusion.resolvent import resolvent
+from graphattn.nn.dropout import drop
 from graphattn.nn.global_attention.decayed import EPS, DecayedAttention
 from graphattn.nn.global_attention.padding import Padding
 from graphattn.nn.hops import check_hops, tolerance
@@ -148,7 +148,7 @@ class InfSA(DecayedAttention):
         (q, k, v), dtype = widen(q, k, v)
         with without_autocast(q.device):
             affinity = self._affinity(q, k, query_mask, key_mask)
-            first = F.dropout(affinity, self.dropout, self.training) @ v
+            first = drop(affinity, self.dropout, self.training) @ v
             decay = self.decay_of_heads(q)
             out = decay.view(-1, 1, 1) * self._further_hops(affinity, first, decay)
             if self.out_scale is not None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.affinity import Affinity, DenseAffinity
+from graphattn.nn.dropout import drop
 from graphattn.nn.global_attention.base import GlobalAttention
 from graphattn.nn.global_attention.padding import Padding, readable
 from graphattn.ops.inputs import widen, without_autocast
@@ -109,7 +110,7 @@ class SoftmaxAttention(GlobalAttention):
             if scores_bias is not None:
                 scores = scores + scores_bias
             weights = masked_softmax(scores, self._mask(q, k, key_mask))
-            out = (F.dropout(weights, self.dropout, self.training) @ v).to(dtype)
+            out = (drop(weights, self.dropout, self.training) @ v).to(dtype)
         if targets.mask is not None:
             weights = weights.masked_fill(~targets.mask[:, None, :, None], 0.0)
         return self.combine(out, targets), weights.to(x.dtype)
