@@ -10,14 +10,18 @@ stopped at any time, and goes on where it was. GPS, whose attention is quadratic
 
 Runs are kept in ``--out``. ``--report --readme README.md`` makes ``benchmarks/results/accuracy`` of them, with tables,
 picture and the scores of all runs, writes the settings that were chosen to ``benchmarks/configs``, where ``graphattn
-bench`` finds them, and the best of each set to the README.
+bench`` finds them, and the best of each set to the README. Networks and sets that ``--out`` does not have, or that
+``--sets`` and ``--models`` leave out, keep the results that are there: the table can be made in parts and on several
+machines.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +33,7 @@ from _accuracy_report import back, between, front, summary
 
 from graphattn._files import whole
 from graphattn.cli._bench_report import write_report
-from graphattn.cli._bench_results import FAILED, failure, make_tables, read_runs
+from graphattn.cli._bench_results import FAILED, SEARCH, failure, make_tables, read_runs
 from graphattn.datasets import names
 from graphattn.datasets.heterophilous import SETS as HETEROPHILOUS
 from graphattn.datasets.npz_graphs import SETS as NPZ
@@ -41,7 +45,7 @@ from graphattn.training.search import search
 HERE = Path(__file__).resolve().parent
 MAX_PARAMETERS = 100_000
 TRIALS = 8
-SETTINGS = "settings.json"
+SETTINGS, RUNS = "settings.json", "runs.json"
 SEARCHED = "Chosen among 8 settings by the validation score of seed 0 alone: python benchmarks/accuracy.py"
 NOT_SEARCHED = "Nothing was searched on this set: the defaults of its kind of task hold."
 _LINEAR = {"network": {"attention": "linear"}}
@@ -227,7 +231,7 @@ def measure(name: str, model: str, tasks: Tasks, args: argparse.Namespace) -> No
         "max_parameters": MAX_PARAMETERS,
         "progress": sys.stderr.isatty(),
     }
-    tuning = {"trials": args.trials, "space": entry.space.get(model), "out": out / "search"}
+    tuning = {"trials": args.trials, "space": entry.space.get(model), "out": out / SEARCH}
     task = tasks.load(name, entry.split)
     settings = default_settings(kind_of(task), model).updated(entry.start.get(model, {}))
     settings = settings.updated({"training": {"max_minutes": entry.search_minutes}})
@@ -246,37 +250,68 @@ def measure(name: str, model: str, tasks: Tasks, args: argparse.Namespace) -> No
             print(f"{name}, {model}, seed {seed} failed: {error}", flush=True)
 
 
-def write_results(runs: Path, results: Path, configs: Path, readme: Path | None) -> None:
+def write_results(args: argparse.Namespace) -> None:
     """Write the tables, the scores of all runs, the settings that were chosen, and the summary in a README."""
-    found, notes = read_runs(runs)
+    results, configs = args.results, args.configs
+    with tempfile.TemporaryDirectory() as folder:
+        gather(args, Path(folder))
+        found, notes = read_runs(Path(folder))
+        scores = {name: _all_scores(Path(folder) / name) for name in SETS if (Path(folder) / name).is_dir()}
     print(*(note for note in notes if SETTINGS not in note), sep="\n", file=sys.stderr)
-    for folder in (results, configs):
-        folder.mkdir(parents=True, exist_ok=True)
+    for path in (results, configs):
+        path.mkdir(parents=True, exist_ok=True)
     tables = make_tables(found)
     write_report(results, tables, front(tables, SETS), back(tables, TRIED))
-    scores: dict[str, Any] = {}
-    for name in (name for name in SETS if (runs / name).is_dir()):
-        models = {model: runs / name / model for model in MODELS if (runs / name / model / SETTINGS).exists()}
-        chosen = {model: json.loads((folder / SETTINGS).read_text()) for model, folder in models.items()}
-        scores[name] = {
-            model: {
-                "settings": chosen[model],
-                "trials": json.loads((folder / "search" / "search.json").read_text()),
-                "runs": [_scores(path) for path in sorted(folder.glob("seed-*.json"))],
-            }
-            for model, folder in models.items()
-        }
+    for name, models in scores.items():
+        chosen = {model: entry["settings"] for model, entry in models.items()}
         for settings in chosen.values():
-            del settings["training"]["max_minutes"]  # a budget of the table, not a choice
+            settings["training"].pop("max_minutes", None)  # a budget of the table, not a choice
         _write_config(configs / f"{name}.yaml", SEARCHED, SETS[name].split, chosen)
     for name in names():
         if name not in scores and not (configs / f"{name}.yaml").exists():
             _write_config(configs / f"{name}.yaml", NOT_SEARCHED, _SPLITS.get(name), {})
-    with whole(results / "runs.json") as file:
+    with whole(results / RUNS) as file:
         file.write_text(json.dumps(scores, indent=1) + "\n")
-    if readme is not None:
-        with whole(readme) as file:
-            file.write_text(between(readme.read_text(), "accuracy", summary(tables)))
+    if args.readme is not None:
+        with whole(args.readme) as file:
+            file.write_text(between(args.readme.read_text(), "accuracy", summary(tables)))
+
+
+def gather(args: argparse.Namespace, folder: Path) -> None:
+    """Lay out the results that are there, and in their place those that ``--out`` has of the same network and set."""
+    earlier = json.loads((args.results / RUNS).read_text()) if (args.results / RUNS).exists() else {}
+    for name, models in earlier.items():
+        for model, entry in models.items():
+            place = folder / name / model
+            _write_json(place / SETTINGS, entry["settings"])
+            _write_json(place / SEARCH / "search.json", entry["trials"])
+            for result in entry["runs"]:
+                suffix = FAILED if "failure" in result else ".json"
+                _write_json(place / f"seed-{result['config']['recipe']['seed']}{suffix}", result)
+    for source in (args.out / name / model for name in args.sets for model in args.models):
+        if (source / SETTINGS).exists():
+            place = folder / source.relative_to(args.out)
+            shutil.rmtree(place, ignore_errors=True)
+            for path in [*source.glob("*.json"), *source.glob(f"{SEARCH}/*.json")]:
+                _write_json(place / path.relative_to(source), json.loads(path.read_text()))
+
+
+def _all_scores(folder: Path) -> dict[str, Any]:
+    """Return the settings, the trials and the runs of each network on a set."""
+    return {
+        model: {
+            "settings": json.loads((folder / model / SETTINGS).read_text()),
+            "trials": json.loads((folder / model / SEARCH / "search.json").read_text()),
+            "runs": [_scores(path) for path in sorted((folder / model).glob("seed-*.json"))],
+        }
+        for model in MODELS
+        if (folder / model).is_dir()
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
 
 
 def _write_config(path: Path, comment: str, split: str | None, settings: Mapping[str, Any]) -> None:
@@ -308,7 +343,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, help="a file whose table of accuracy is written anew")
     args = parser.parse_args()
     if args.report:
-        write_results(args.out, args.results, args.configs, args.readme)
+        write_results(args)
         return
     torch.set_num_threads(args.threads)
     for name in args.sets:

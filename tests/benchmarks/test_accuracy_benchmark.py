@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
 
 from graphattn.cli._bench_report import write_report
-from graphattn.cli._bench_results import make_tables, read_runs
+from graphattn.cli._bench_results import failure, make_tables, read_runs
 from tests.results import write_result
 
 
@@ -44,6 +48,51 @@ def test_the_summary_has_the_best_of_each_side(report: ModuleType, tmp_path: Pat
     assert said.startswith("# Results\n\nMean")
     assert said.index("| set | metric |") < said.index("Not run yet") < said.index("\n## alone\n")
     assert said.endswith("\n## What was tried beyond the search\n\n- **made**: this.\n")
+
+
+def test_results_are_replaced_in_parts(scripts: Path, tmp_path: Path) -> None:
+    """By network and set: those that were not run again stay as they are, in the table and in the settings."""
+    import accuracy
+
+    def make(folder: str, model: str, scores: list[float], epochs: int) -> None:
+        place = tmp_path / folder / "Texas"
+        for seed, test in enumerate(scores):
+            write_result(place, model, seed, test, task="Texas", split=f"official:{seed}", epochs=[{"loss": 1.0}])
+        settings = {"network": {}, "recipe": {"epochs": epochs}, "transform": {}, "training": {"max_minutes": 2}}
+        (place / model / "settings.json").write_text(json.dumps(settings))
+        (place / model / "search").mkdir()
+        (place / model / "search" / "search.json").write_text(json.dumps([{"number": 0, "settings": settings}]))
+
+    def report(out: str, **changes: Any) -> dict[str, Any]:
+        options = {"sets": list(accuracy.SETS), "models": list(accuracy.MODELS), "readme": None, **changes}
+        folders = {"out": tmp_path / out, "results": tmp_path / "results", "configs": tmp_path / "configs"}
+        accuracy.write_results(argparse.Namespace(**folders, **options))
+        return json.loads((tmp_path / "results" / "runs.json").read_text())["Texas"]
+
+    make("first", "AttentionNet", [0.5, 0.7, 0.9], 10)
+    make("first", "GCN", [0.4, 0.6], 20)
+    (tmp_path / "first" / "Texas" / "GCN" / "seed-2.failed.json").write_text(
+        json.dumps(failure("Texas", "official:2", "accuracy", 2, "out of memory"))
+    )
+    first = report("first")
+    before = (tmp_path / "results" / "results.md").read_text()
+    assert report("nowhere") == first
+    assert (tmp_path / "results" / "results.md").read_text() == before
+
+    make("second", "AttentionNet", [0.25], 30)
+    assert report("second", models=["GCN"]) == first
+    assert report("second", sets=["Cora"]) == first
+    second = report("second")
+    assert second["GCN"] == first["GCN"]
+    assert [result["test"] for result in second["AttentionNet"]["runs"]] == [0.25]
+    said = (tmp_path / "results" / "results.md").read_text()
+    assert "AttentionNet 25.00" in said
+    assert "out of memory" in said
+    chosen = yaml.safe_load((tmp_path / "configs" / "Texas.yaml").read_text())["settings"]
+    assert {model: settings["recipe"]["epochs"] for model, settings in chosen.items()} == {
+        "AttentionNet": 30,
+        "GCN": 20,
+    }
 
 
 def test_a_table_stands_between_its_comments(report: ModuleType) -> None:
