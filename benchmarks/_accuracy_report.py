@@ -28,10 +28,14 @@ def _best(table: Table, ours: bool) -> str:
     return "–" if row is None else f"{row.model} {score(row, 'test', table)}"
 
 
-def front(tables: Sequence[Table], names: Collection[str]) -> list[str]:
-    """Return what stands before the tables: their summary, and the sets that have none yet."""
-    missing = sorted(set(names) - {table.dataset for table in tables})
-    gap = [f"Not run yet: {', '.join(missing)}.", ""] if missing else []
+def front(tables: Sequence[Table], wanted: Mapping[str, Collection[str]]) -> list[str]:
+    """Return what stands before the tables: their summary, and the sets and networks that are in none yet."""
+    run = {table.dataset: {row.model for row in table.rows} for table in tables}
+    missing = sorted(wanted.keys() - run.keys())
+    for name in sorted(run.keys() & wanted.keys()):
+        if models := sorted(set(wanted[name]) - run[name]):
+            missing.append(f"{', '.join(models)} on {name}")
+    gap = [f"Not run yet: {'; '.join(missing)}.", ""] if missing else []
     return [*summary(tables), "", *gap, _SHARED, ""]
 
 

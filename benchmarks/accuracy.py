@@ -261,7 +261,8 @@ def write_results(args: argparse.Namespace) -> None:
     for path in (results, configs):
         path.mkdir(parents=True, exist_ok=True)
     tables = make_tables(found)
-    write_report(results, tables, front(tables, SETS), back(tables, TRIED))
+    wanted = {name: entry.models for name, entry in SETS.items()}
+    write_report(results, tables, front(tables, wanted), back(tables, TRIED))
     for name, models in scores.items():
         chosen = {model: entry["settings"] for model, entry in models.items()}
         for settings in chosen.values():
