@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphattn.models.network import reset
 from graphattn.nn.dropout import drop
+from graphattn.nn.sparse_features import linear, with_values
 
 ENCODERS = ("linear", "embedding")
 
@@ -138,7 +139,7 @@ class InputEncoder(nn.Module):
             assert self.embed is not None, "there is one of the two"
             return self.embed(x)
         check_features(x, self.lin.in_features)
-        return self.lin(drop_features(x, self.dropout if self.training else 0.0))
+        return linear(self.lin, drop_features(x, self.dropout if self.training else 0.0))
 
 
 def optional_encoder(
@@ -177,8 +178,7 @@ def drop_features(x: Tensor, dropout: float) -> Tensor:
         return x
     if x.layout == torch.strided:
         return drop(x, dropout)
-    values = drop(x.values(), dropout)
-    return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False)
+    return with_values(x, drop(x.values(), dropout))
 
 
 def scale_rows(x: Tensor, factors: Tensor) -> Tensor:
@@ -192,9 +192,7 @@ def scale_rows(x: Tensor, factors: Tensor) -> Tensor:
     if x.layout == torch.strided:
         return x * factors.unsqueeze(1)
     rows = factors.repeat_interleave(x.crow_indices().diff(), output_size=x.values().size(0))
-    return torch.sparse_csr_tensor(
-        x.crow_indices(), x.col_indices(), x.values() * rows, x.shape, check_invariants=False
-    )
+    return with_values(x, x.values() * rows)
 
 
 def edge_encoder(

@@ -22,6 +22,7 @@ from graphattn.nn.hops import SERIES, Step, bound_radius, check_hops, fraction, 
 from graphattn.nn.messages import SUMS, drop_weights, edge_factors, needs_messages
 from graphattn.nn.positions import check_rotary, rotate
 from graphattn.nn.scores import Projected, Score, resolve
+from graphattn.nn.sparse_features import linear
 from graphattn.nn.times import check_edge_time, fuse, fused_dim, loop_times
 from graphattn.ops import Layout
 from graphattn.ops.attention import BACKENDS
@@ -448,7 +449,7 @@ class AttentionConv(MessagePassing):
 
     def _add_root(self, out: Tensor, x_dst: Tensor | None) -> Tensor:
         if x_dst is not None and self.lin_skip is not None:
-            root = self.lin_skip(x_dst)
+            root = linear(self.lin_skip, x_dst)
             if self.lin_beta is None:
                 out = out + root
             else:

@@ -16,6 +16,7 @@ from graphattn.nn.diffusion_kernel import apply_kernel, resolve_kernel
 from graphattn.nn.edges import append_loops
 from graphattn.nn.hops import fraction, logit, tolerance
 from graphattn.nn.messages import SUMS, edge_factors, needs_messages
+from graphattn.nn.sparse_features import linear
 
 _NORMALIZATIONS = ("symmetric", "row", "none")
 
@@ -159,7 +160,7 @@ class DiffusionConv(MessagePassing):
         A = self._by_messages(edges) if needs_messages(self, DiffusionConv) else edges
         # Sparse features are mapped first whatever their width, and stay sparse until then.
         early = self.lin is not None and (self.lin.out_channels < x.size(1) or x.layout != torch.strided)
-        h = self.lin(x) if self.lin is not None and early else x
+        h = linear(self.lin, x) if self.lin is not None and early else x
         h = h.to(torch.promote_types(h.dtype, torch.float32))
         h = apply_kernel(self.kernel, A, h, self.decay, tolerance(h.dtype)).to(x.dtype)
         if self.lin is not None and not early:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.inits import glorot
 
+from graphattn.nn.sparse_features import linear
+
 Projected = tuple[Any, Tensor, Tensor, Tensor | None]  # q, k, v, e; q is None where a score can do without targets
 
 
@@ -98,8 +100,8 @@ class Score(nn.Module):
             - **input:** :math:`(M, F_s)`, :math:`(N, F_t)`, :math:`(E, D)`
             - **output:** q :math:`(N, H, C)`, k and v :math:`(M, H, C)`, e :math:`(E, D)`
         """
-        q = self._split(self.lin_query(_given(x_dst, self)))
-        return q, self._split(self.lin_key(x_src)), self._split(self.lin_value(x_src)), edge_attr
+        q = self._split(linear(self.lin_query, _given(x_dst, self)))
+        return q, self._split(linear(self.lin_key, x_src)), self._split(linear(self.lin_value, x_src)), edge_attr
 
     def edge(self, q_i: Any, k_j: Tensor, e_ij: Tensor | None) -> Tensor:
         """Score some edges from their two ends and features.
@@ -295,14 +297,14 @@ class GAT(Score):
         glorot(self.att_edge)
 
     def project(self, x_src: Tensor, x_dst: Tensor | None, edge_attr: Tensor | None) -> Projected:
-        v = self.lin_src(x_src)
+        v = linear(self.lin_src, x_src)
         q: Tensor | None = None
         if x_dst is x_src and self.lin_dst is None:
             k, q = (v @ torch.cat([_diagonal(self.att_src), _diagonal(self.att_dst)], dim=1)).split(self.heads, dim=1)
         else:
             k = v @ _diagonal(self.att_src)
             if x_dst is not None:
-                q = (self.lin_dst or self.lin_src)(x_dst) @ _diagonal(self.att_dst)
+                q = linear(self.lin_dst or self.lin_src, x_dst) @ _diagonal(self.att_dst)
         e = None
         if edge_attr is not None and self.att_edge is not None:
             # a . (W e) = (W^T a) . e keeps the edges at D features instead of H x C.
@@ -373,9 +375,9 @@ class GATv2(Score):
         glorot(self.att)
 
     def project(self, x_src: Tensor, x_dst: Tensor | None, edge_attr: Tensor | None) -> Projected:
-        k = self._split(self.lin_l(x_src))
+        k = self._split(linear(self.lin_l, x_src))
         target = _given(x_dst, self)
-        q = k if self.share_weights and target is x_src else self._split(self.lin_r(target))
+        q = k if self.share_weights and target is x_src else self._split(linear(self.lin_r, target))
         return q, k, k, edge_attr
 
     def additive(self, q: Tensor, k: Tensor, e: Tensor | None) -> dict[str, Any] | None:

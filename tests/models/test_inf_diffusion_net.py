@@ -129,10 +129,10 @@ def test_dropped_nodes_of_sparse_features() -> None:
     x[1] = 0.0
     outputs = []
     for features in (x, x.to_sparse_csr()):
-        torch.manual_seed(3)
+        torch.manual_seed(1)
         out = net(features, SIMPLE)
         outputs.append((out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))))
-    torch.manual_seed(3)
+    torch.manual_seed(1)
     silent = drop(torch.ones(SIZE).double(), 0.5) == 0
     assert 0 < silent.sum() < SIZE
     kept = torch.where(silent.unsqueeze(1), 0.0, 2 * x)
