@@ -133,7 +133,7 @@ class InfDiffusionNet(Network):
         self.edge_encoder, edge_width = edge_encoder(edge_dim, edge_vocabulary, hidden_channels)
         self.label_embedding = nn.Embedding(out_channels, hidden_channels) if label_input else None
         options: dict[str, Any] = {"hops": math.inf, "decay": decay, "learn_decay": learn_decay}
-        hidden = num_layers - (self.encoder is not None)
+        hidden = num_layers if self.encoder is None else num_layers - 1  # diffusions that are not the output
         widths = [in_channels if self.encoder is None else hidden_channels, *[hidden_channels] * (num_layers - 1)]
         convs: list[nn.Module]
         if affinity == "given":

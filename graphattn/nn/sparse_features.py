@@ -69,8 +69,10 @@ def linear(lin: nn.Linear | Linear, x: Tensor) -> Tensor:
         >>> torch.equal(linear(lin, torch.eye(2).to_sparse_csr()), lin(torch.eye(2)))
         True
     """
-    if x.layout != torch.sparse_csr or x.device.type != "cpu" or is_lazy(lin.weight) or not lin.weight.requires_grad:
+    if x.layout != torch.sparse_csr or x.device.type != "cpu" or is_lazy(lin.weight):
         return lin(x)
+    if not (torch.is_grad_enabled() and lin.weight.requires_grad):
+        return lin(x)  # then nothing is transposed
     pattern = _pattern(x)
     columns = lin.weight.t().contiguous().unsqueeze(0)
     out = csr_spmm(x.values().unsqueeze(0), columns, pattern.rowptr, pattern.col, *pattern.csc).squeeze(0)
