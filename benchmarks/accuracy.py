@@ -195,10 +195,11 @@ SETS = {
 
 TRIED = {
     "PubMed": (
-        "for InfDiffusionNet, judged by validation on 2 or 3 seeds: a moving average of the weights, a cosine "
-        "schedule, half the width, labels as an input, three times the weight of the consistency, a weight "
-        "decay of 0.005 with a dropout of 0.8, encoded features normalized over the batch (80.8 %). None validated "
-        "better than the settings of the table (82.7 % on three seeds)."
+        "with an encoder before its diffusion InfDiffusionNet validated at 82.6 % over ten seeds and tested at "
+        "80.4 ± 0.7 %: it makes no difference what comes first. Judged by validation on 2 or 3 seeds, that form gained "
+        "nothing from a moving average of the weights, a cosine schedule, half the width, labels as an input, three "
+        "times the weight of the consistency, a weight decay of 0.005 with a dropout of 0.8, or encoded features "
+        "normalized over the batch."
     ),
     "squirrel-filtered": (
         "with softmax AttentionNet reached 39.3 ± 1.8 %, 4.6 points below GCN; Gaussian scores normalized from both "
