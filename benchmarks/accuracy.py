@@ -115,6 +115,8 @@ _COUNTING_SPACE = {
         "network.hops": [1],
     },
 }
+# Where nodes have hundreds of words each, words that sum to 1 are small numbers, with which training starts slowly.
+_SCALED_OR_NOT = {"transform": [{"SparseFeatures": {}}, _BAG_OF_WORDS["transform"]]}
 _DEEP = {"network": {"num_layers": 5, "dropout": 0.2}, "recipe": {"weight_decay": 5e-5}}
 _WORDS = {model: {**_BAG_OF_WORDS, **_WHOLE} for model in MODELS}
 _WALKS = {"transform": {"AddRandomWalkPE": {"walk_length": 16, "attr_name": "pe"}}}
@@ -180,7 +182,12 @@ SETS = {
         minutes=1,
         search_minutes=0.5,
         models=_WITHOUT_GPS,
-        start={**_WORDS, "GraphTransformer": {**_WORDS["GraphTransformer"], **_LINEAR}},
+        start={
+            **dict.fromkeys(MODELS, _WHOLE),
+            "InfDiffusionNet": {**_WHOLE, **_SMOOTH},
+            "GraphTransformer": {**_WHOLE, **_LINEAR},
+        },
+        space=dict.fromkeys(MODELS, _SCALED_OR_NOT),
     ),
     "MUTAG": Set("tudataset", "own:{seed}", start=_ENCODED),
     "PROTEINS": Set("tudataset", "fair:{seed}", minutes=1, search_minutes=0.5, start=_ENCODED),

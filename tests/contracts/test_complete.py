@@ -31,6 +31,7 @@ EXCEPTIONS = {
     "nn.global_attention.Padding": "places in a padded batch, which every attention of the table finds",
     "nn.encodings.time.TimeEncoding": "the base of encodings of time",
     "ops.fuses": "tells which backend serves, by shapes and dtypes",
+    "ops.sorts": "tells which backend serves, by shapes and dtypes",
     "ops.Layout": "edges in a sorted form, which every op of the table builds",
     "diffusion.ConvergenceWarning": "a warning",
     "diffusion.Solution": "the result of solve",

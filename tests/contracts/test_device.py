@@ -115,7 +115,7 @@ _COMMON = {
 
 READS: dict[str, set[str]] = {
     **dict.fromkeys(("conv-all-hops", "diffusion-ppr-all", "diffusion-katz-all", "resolvent", "infsa-all"), _SOLVED),
-    **dict.fromkeys(("inf-diffusion-net", "inf-diffusion-net-learned"), _SOLVED),
+    **dict.fromkeys(("inf-diffusion-net", "inf-diffusion-net-raw", "inf-diffusion-net-learned"), _SOLVED),
     **dict.fromkeys(("peer-gcn", "peer-gat", "peer-gatv2", "peer-appnp", "peer-gps", "peer-sgformer"), _PYG),
     "heat": {"diffusion.heat.heat"},
     "random-walk": {"nn.encodings.inputs.unit_blocks"},
