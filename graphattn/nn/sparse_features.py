@@ -6,37 +6,27 @@ every step. Here the transpose of a pattern is kept as long as its matrix lives,
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.nn.dense.linear import Linear
 
-from graphattn.ops.csr import csr_spmm
-from graphattn.ops.layout import csc_layout
+from graphattn.ops import Layout, spmm
+from graphattn.ops.layout import index_dtype, slot_rows
+
+_LAYOUTS = WeakTensorKeyDictionary()
 
 
-class _Pattern:
-    def __init__(self, x: Tensor) -> None:
-        fits = max(*x.shape, x.values().size(0)) < 2**31
-        index = torch.int32 if fits else torch.int64
-        self.rowptr, self.col, self.num_cols = x.crow_indices().to(index), x.col_indices().to(index), x.size(1)
-
-    @cached_property
-    def csc(self) -> tuple[Tensor, Tensor, Tensor]:
-        return csc_layout(self.rowptr, self.col, self.num_cols)
-
-
-_PATTERNS = WeakTensorKeyDictionary()
-
-
-def _pattern(x: Tensor) -> _Pattern:
-    pattern = _PATTERNS.get(x)
-    if pattern is None:
-        pattern = _PATTERNS[x] = _Pattern(x)
-    return pattern
+def _layout(x: Tensor) -> Layout:
+    """Return the pattern of a matrix as edges from columns to rows."""
+    layout = _LAYOUTS.get(x)
+    if layout is None:
+        (num_rows, num_cols), rowptr, col = x.shape, x.crow_indices(), x.col_indices()
+        edges = torch.stack([col, slot_rows(rowptr, col.numel()).to(col.dtype)])
+        index = index_dtype(edges, num_rows, num_cols)
+        layout = _LAYOUTS[x] = Layout(edges, num_rows, num_cols, (rowptr.to(index), col.to(index), None))
+    return layout
 
 
 def with_values(x: Tensor, values: Tensor) -> Tensor:
@@ -49,7 +39,7 @@ def with_values(x: Tensor, values: Tensor) -> Tensor:
     """
     new = torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False)
     if x.device.type == "cpu":
-        _PATTERNS[new] = _pattern(x)
+        _LAYOUTS[new] = _layout(x)
     return new
 
 
@@ -73,7 +63,5 @@ def linear(lin: nn.Linear | Linear, x: Tensor) -> Tensor:
         return lin(x)
     if not (torch.is_grad_enabled() and lin.weight.requires_grad):
         return lin(x)  # then nothing is transposed
-    pattern = _pattern(x)
-    columns = lin.weight.t().contiguous().unsqueeze(0)
-    out = csr_spmm(x.values().unsqueeze(0), columns, pattern.rowptr, pattern.col, *pattern.csc).squeeze(0)
+    out = spmm(x.values().unsqueeze(1), lin.weight.t().unsqueeze(1), _layout(x), backend="csr").squeeze(1)
     return out if lin.bias is None else out + lin.bias

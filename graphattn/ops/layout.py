@@ -23,7 +23,7 @@ def csr_layout(edge_index: Tensor, num_rows: int, num_cols: int) -> tuple[Tensor
         check_range(edge_index, num_rows, num_cols)
     if num_rows * num_cols >= 2**63:
         raise ValueError(f"a graph of {num_rows} x {num_cols} nodes has more entries than int64 can number")
-    index = _index_dtype(edge_index, num_rows, num_cols)
+    index = index_dtype(edge_index, num_rows, num_cols)
     key = edge_index[1].long() * num_cols + edge_index[0]
     key, perm = _sort(key, num_rows * num_cols)
     starts = torch.arange(num_rows + 1, device=key.device) * num_cols
@@ -34,7 +34,7 @@ def csr_layout(edge_index: Tensor, num_rows: int, num_cols: int) -> tuple[Tensor
 
 @csr_layout.register_fake
 def _(edge_index: Tensor, num_rows: int, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:
-    index = _index_dtype(edge_index, num_rows, num_cols)
+    index = index_dtype(edge_index, num_rows, num_cols)
     num_edges = edge_index.size(1)
     return (
         edge_index.new_empty(num_rows + 1, dtype=index),
@@ -117,7 +117,7 @@ def check_edge_index(edge_index: Any) -> None:
         raise ValueError(f"edge_index has shape {tuple(edge_index.shape)}; expected [2, E]")
 
 
-def _index_dtype(edge_index: Tensor, num_rows: int, num_cols: int) -> torch.dtype:
+def index_dtype(edge_index: Tensor, num_rows: int, num_cols: int) -> torch.dtype:
     # MKL reads int32; int64 costs a conversion per call and twice the memory.
     fits = num_rows < _INT32 and num_cols < _INT32 and edge_index.size(1) < _INT32
     return torch.int32 if fits else torch.int64
@@ -174,7 +174,7 @@ class Layout:
         if self.edge_index.device.type == "cpu":
             check_range(self.edge_index, self.num_rows, self.num_cols)
         (rowptr, source), _ = edges.get_csc()
-        index = _index_dtype(self.edge_index, self.num_rows, self.num_cols)
+        index = index_dtype(self.edge_index, self.num_rows, self.num_cols)
         self._csr = rowptr.to(index), source.to(index), None
         self._lender = edges
 

@@ -11,6 +11,7 @@ from torch_geometric.nn.dense.linear import Linear
 
 from graphattn.nn import sparse_features
 from graphattn.nn.sparse_features import linear, with_values
+from graphattn.ops import layout
 from tests.budget import assert_within_budget
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
@@ -59,8 +60,8 @@ def test_a_lazy_map_gets_its_width() -> None:
 def test_a_pattern_is_transposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """In all steps of a training, whose dropout gives the matrix other values each time."""
     calls: list[int] = []
-    transpose = sparse_features.csc_layout
-    monkeypatch.setattr(sparse_features, "csc_layout", lambda *args: calls.append(1) or transpose(*args))
+    transpose = layout.csc_layout
+    monkeypatch.setattr(layout, "csc_layout", lambda *args: calls.append(1) or transpose(*args))
     lin, x = nn.Linear(7, 6), features().to_sparse_csr()
     for _ in range(3):
         dropped = with_values(x, x.values() * torch.randn(x.values().shape))
@@ -73,11 +74,11 @@ def test_a_pattern_is_transposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_kept_goes_with_the_matrix() -> None:
     gc.collect()
-    before = len(sparse_features._PATTERNS)
+    before = len(sparse_features._LAYOUTS)
     x = features().to_sparse_csr()
     linear(nn.Linear(7, 6), with_values(x, x.values() * 2)).sum().backward()
     gc.collect()
-    assert len(sparse_features._PATTERNS) == before + 1
+    assert len(sparse_features._LAYOUTS) == before + 1
     del x
     gc.collect()
-    assert len(sparse_features._PATTERNS) == before
+    assert len(sparse_features._LAYOUTS) == before
