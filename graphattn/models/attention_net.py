@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch_geometric.nn.models import JumpingKnowledge
 
 from graphattn.models.inputs import (
-    check_features,
-    drop_features,
     edge_encoder,
     encode_edges,
+    first_channels,
     optional_encoder,
     split_width,
 )
@@ -156,11 +155,8 @@ class AttentionNet(Network):
             batch: Graph of each node, for ``normalize="relu_frobenius"`` and ``"sigmoid"``.
         """
         edge_attr = encode_edges(self.edge_encoder, edge_attr)
-        if self.encoder is None:
-            check_features(x, self.in_channels)
-            h = drop_features(x, self.dropout if self.training else 0.0)
-        else:
-            h = self._drop(self.act(self.encoder(x)))
+        dropout = self.dropout if self.training else 0.0
+        h = first_channels(self.encoder, x, self.in_channels, self.act, dropout)
         layers = []
         for conv, norm in zip(self.convs, self.norms, strict=True):
             out = self._drop(self.act(norm(conv(h, edge_index, edge_attr, batch=batch))))

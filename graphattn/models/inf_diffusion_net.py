@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.models.inputs import (
-    check_features,
-    drop_features,
     edge_encoder,
     encode_edges,
+    first_channels,
     optional_encoder,
     scale_rows,
     split_width,
@@ -174,11 +173,8 @@ class InfDiffusionNet(Network):
         Raises:
             ValueError: If labels or edge features are given to a network without them, or labels are missing.
         """
-        if self.encoder is None:
-            check_features(x, self.in_channels)
-            h = drop_features(x, self.dropout if self.training else 0.0)
-        else:
-            h = self._drop(self.act(self.encoder(x)))
+        dropout = self.dropout if self.training else 0.0
+        h = first_channels(self.encoder, x, self.in_channels, self.act, dropout)
         h = self._add_labels(h, labels)
         edge_attr = encode_edges(self.edge_encoder, edge_attr)
         for number, conv in enumerate(self.convs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -160,6 +160,21 @@ def optional_encoder(
     if vocabulary is not None:
         raise ValueError("vocabulary is given, but encoder is None; pass encoder='embedding'")
     return None
+
+
+def first_channels(
+    encoder: InputEncoder | None, x: Tensor, in_channels: int, act: Callable[[Tensor], Tensor], dropout: float
+) -> Tensor:
+    """Return what the first layer sees: the encoded nodes or, without an encoder, the features, dropped alike.
+
+    Example:
+        >>> first_channels(None, torch.ones(2, 3), 3, torch.relu, 0.0).shape
+        torch.Size([2, 3])
+    """
+    if encoder is None:
+        check_features(x, in_channels)
+        return drop_features(x, dropout)
+    return drop(act(encoder(x)), dropout)
 
 
 def check_features(x: Tensor, in_channels: int) -> None:
