@@ -211,9 +211,9 @@ SETS = {
 
 TRIED = {
     "PubMed": (
-        "as long as InfDiffusionNet learned its decay, it validated at 82.6 % over ten seeds and tested at 80.4 ± 0.7 % "
-        "with an encoder before its diffusion, and at 82.8 and 80.4 ± 0.8 % with features diffused first; the table has "
-        "a fixed decay and GRAND's batch normalization. Judged by validation on 1 to 3 seeds, nothing was gained by a "
+        "while InfDiffusionNet learned its decay it validated at 82.6 % over ten seeds and tested at 80.4 ± 0.7 % with "
+        "an encoder before its diffusion, and at 82.8 and 80.4 ± 0.8 % with features diffused first; the table has a "
+        "fixed decay and GRAND's batch normalization. Judged by validation on 1 to 3 seeds, nothing was gained by a "
         "moving average of the weights, a cosine schedule, half the width, labels as an input, three times the weight "
         "of the consistency, or words scaled to the same variance."
     ),
