@@ -127,6 +127,10 @@ _COUNTING_SPACE = {
 # Where nodes have hundreds of words each, words that sum to 1 are small numbers, with which training starts slowly.
 _SCALED_OR_NOT = {"transform": [{"SparseFeatures": {}}, _BAG_OF_WORDS["transform"]]}
 _DEEP = {"network": {"num_layers": 5, "dropout": 0.2}, "recipe": {"weight_decay": 5e-5}}
+_DEEP_OF_OURS = {
+    "network": {**_DEEP["network"], "hidden_channels": 32, "norm": "batch", "jump": "cat"},
+    "recipe": {**_DEEP["recipe"], "lr": 0.02},
+}
 _WORDS = {model: {**_BAG_OF_WORDS, **_WHOLE} for model in MODELS}
 _WALKS = {"transform": {"AddRandomWalkPE": {"walk_length": 16, "attr_name": "pe"}}}
 _ENCODED = {"GraphTransformer": {**_WALKS, "network": {"encoding": "random_walk"}}, "GPS": _WALKS}
@@ -172,7 +176,7 @@ SETS = {
         minutes=1,
         search_minutes=0.5,
         models=_WITHOUT_GPS,
-        start={**dict.fromkeys(_GNNS, _DEEP), "GraphTransformer": _LINEAR},
+        start={**dict.fromkeys(_GNNS, _DEEP), "AttentionNet": _DEEP_OF_OURS, "GraphTransformer": _LINEAR},
     ),
     "squirrel-filtered": Set(
         "heterophilous",
