@@ -49,9 +49,7 @@ SETTINGS, RUNS = "settings.json", "runs.json"
 SEARCHED = "Chosen among 8 settings by the validation score of seed 0 alone: python benchmarks/accuracy.py"
 NOT_SEARCHED = "Nothing was searched on this set: the defaults of its kind of task hold."
 _LINEAR = {"network": {"attention": "linear"}}
-_ON_LINKS = ("AttentionNet", "InfDiffusionNet", "GCN", "SAGE")
 _WITHOUT_GPS = tuple(model for model in MODELS if model != "GPS")
-_GNNS = ("AttentionNet", "GCN", "SAGE", "GAT", "GATv2")
 _BAG_OF_WORDS = {"transform": {"NormalizeFeatures": {}, "SparseFeatures": {}}}
 _WHOLE = {"recipe": {"patience": None}}
 _SMOOTH = {"network": {"drop_node": 0.5}, "training": {"consistency": {"runs": 2}}}
@@ -127,11 +125,12 @@ _COUNTING_SPACE = {
 # Where nodes have hundreds of words each, words that sum to 1 are small numbers, with which training starts slowly.
 _SCALED_OR_NOT = {"transform": [{"SparseFeatures": {}}, _BAG_OF_WORDS["transform"]]}
 _DEEP = {"network": {"num_layers": 5, "dropout": 0.2}, "recipe": {"weight_decay": 5e-5}}
-# What the searches of PyG's networks find by themselves, under the names that ours have.
-_DEEP_OF_OURS = {
-    "network": {**_DEEP["network"], "hidden_channels": 32, "norm": "batch", "jump": "cat"},
+# What the searches of GCN and GAT find by themselves; ours have another name for the same norm.
+_NORMALIZED = {
+    "network": {**_DEEP["network"], "hidden_channels": 32, "norm": "batch_norm", "jump": "cat"},
     "recipe": {**_DEEP["recipe"], "lr": 0.02},
 }
+_OURS_NORMALIZED = {**_NORMALIZED, "network": {**_NORMALIZED["network"], "norm": "batch"}}
 _WORDS = {model: {**_BAG_OF_WORDS, **_WHOLE} for model in MODELS}
 _WALKS = {"transform": {"AddRandomWalkPE": {"walk_length": 16, "attr_name": "pe"}}}
 _ENCODED = {"GraphTransformer": {**_WALKS, "network": {"encoding": "random_walk"}}, "GPS": _WALKS}
@@ -177,7 +176,12 @@ SETS = {
         minutes=1,
         search_minutes=0.5,
         models=_WITHOUT_GPS,
-        start={**dict.fromkeys(_GNNS, _DEEP), "AttentionNet": _DEEP_OF_OURS, "GraphTransformer": _LINEAR},
+        start={
+            **dict.fromkeys(("GCN", "GAT"), _DEEP),
+            **dict.fromkeys(("SAGE", "GATv2"), _NORMALIZED),
+            "AttentionNet": _OURS_NORMALIZED,
+            "GraphTransformer": _LINEAR,
+        },
     ),
     "squirrel-filtered": Set(
         "heterophilous",
