@@ -131,6 +131,9 @@ _NORMALIZED = {
     "recipe": {**_DEEP["recipe"], "lr": 0.02},
 }
 _OURS_NORMALIZED = {**_NORMALIZED, "network": {**_NORMALIZED["network"], "norm": "batch"}}
+# Of the 500 neighbours that a node has here, 10 make a step a tenth as long, and learn more in the same time.
+_SAMPLED = {"recipe": {"lr": 1e-4}, "training": {"num_neighbors": [10]}}
+_ON_LINKS = ("AttentionNet", "InfDiffusionNet", "GCN", "SAGE")
 _WORDS = {model: {**_BAG_OF_WORDS, **_WHOLE} for model in MODELS}
 _WALKS = {"transform": {"AddRandomWalkPE": {"walk_length": 16, "attr_name": "pe"}}}
 _ENCODED = {"GraphTransformer": {**_WALKS, "network": {"encoding": "random_walk"}}, "GPS": _WALKS}
@@ -212,7 +215,11 @@ SETS = {
     "ogbg-molbace": Set("ogb", minutes=1, search_minutes=0.5, start=_ENCODED),
     "ogbg-molesol": Set("ogb", minutes=1, search_minutes=0.5, start=_ENCODED),
     "ogbl-ddi": Set(
-        "ogb", seeds=3, minutes=6, search_minutes=2, models=("AttentionNet", "InfDiffusionNet", "GCN", "SAGE")
+        "ogb",
+        seeds=3,
+        minutes=3,
+        models=_ON_LINKS,
+        start={**dict.fromkeys(_ON_LINKS, _SAMPLED), "AttentionNet": {**_SAMPLED, "network": {"norm": "batch"}}},
     ),
     "molhiv-smiles": Set("molecules", seeds=3, minutes=10, search_minutes=2, models=("AttentionNet",)),
 }
