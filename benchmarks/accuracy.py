@@ -248,6 +248,12 @@ SETS = {
 
 
 TRIED = {
+    "Minesweeper": (
+        "AttentionNet of two layers without normalization, where its search ended first, reached 87.3 ± 1.3 %, five "
+        "layers with GATv2's score, batch normalization and all layers concatenated 91.5 ± 0.6 %; the table has dot "
+        "products without self-loops, which map a node apart from its neighbours as SAGE does, and sums of sigmoids, "
+        "which validated at 94.1 % on seed 0 where softmax reached 93.9 % and seven layers 93.7 %."
+    ),
     "PubMed": (
         "while InfDiffusionNet learned its decay it validated at 82.6 % over ten seeds and tested at 80.4 ± 0.7 % with "
         "an encoder before its diffusion, and at 82.8 and 80.4 ± 0.8 % with features diffused first; the table has a "
