@@ -101,11 +101,11 @@ def search(
         trial.set_user_attr("val_loss", result.epochs[result.best_epoch].get("val_loss"))
         return result.val
 
-    if not study.trials:
-        study.enqueue_trial(dict.fromkeys(options, 0))
-    for number in range(sum(trial.state.is_finished() for trial in study.trials), _ATTEMPTS * trials):
+    for number in range(len(_ended(study)), _ATTEMPTS * trials):
         if len(_counted(study)) >= trials:
             break
+        if number == 0:
+            study.enqueue_trial(dict.fromkeys(options, 0))
         # Drawn from the number of the trial, so that a search that goes on does not try the same again.
         study.sampler = optuna.samplers.RandomSampler(seed=(seed << 16) + number)
         study.optimize(objective, n_trials=1)
@@ -198,6 +198,11 @@ def _apply(settings: Settings, chosen: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def _ended(study: Any) -> list[Any]:
+    """Trials that came to an end; one that was stopped on its way is tried again."""
+    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+
+
 def _counted(study: Any) -> list[Any]:
     """Trials that came to an end, or failed in training; those above the budget of parameters do not count."""
     return [trial for trial in study.trials if trial.value is not None or "failed" in trial.user_attrs]
@@ -205,8 +210,8 @@ def _counted(study: Any) -> list[Any]:
 
 def _write(study: Any, path: Path) -> None:
     trials = [
-        {"number": trial.number, "state": trial.state.name.lower(), "validation": trial.value, **trial.user_attrs}
-        for trial in study.trials
+        {"number": number, "state": trial.state.name.lower(), "validation": trial.value, **trial.user_attrs}
+        for number, trial in enumerate(_ended(study))
     ]
     with whole(path) as file:
         file.write_text(json.dumps(trials, indent=2) + "\n")

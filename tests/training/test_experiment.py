@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -297,6 +298,27 @@ class TestSearch:
         self.search(tmp_path / "whole", 4)
         self.search(tmp_path / "parts", 2)
         self.search(tmp_path / "parts", 4)
+        whole, parts = (json.loads((tmp_path / name / "search.json").read_text()) for name in ("whole", "parts"))
+        assert parts == whole
+
+    @pytest.mark.parametrize("at", [0, 2])
+    @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+    def test_tries_again_what_was_stopped(
+        self, stop: type[BaseException], at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = itertools.count()
+
+        def stopped(*args: Any, **options: Any) -> Any:
+            if next(calls) == at:
+                raise stop
+            return run(*args, **options)
+
+        self.search(tmp_path / "whole", 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(searching, "run", stopped)
+            with pytest.raises(stop):
+                self.search(tmp_path / "parts", 3)
+        self.search(tmp_path / "parts", 3)
         whole, parts = (json.loads((tmp_path / name / "search.json").read_text()) for name in ("whole", "parts"))
         assert parts == whole
 
